@@ -1,0 +1,15 @@
+"""The one exception whose text is the user's answer: shown without a traceback, exit status 1."""
+
+
+class UserError(ValueError):
+    """Something the user asked for can't be done.
+
+    The message is one sentence or a short block: it names the value, where it came from and what
+    would be right. Raise it before any training where the mistake can be known by then.
+    """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)

@@ -1,0 +1,362 @@
+"""The step and the block: the pure function that advances a population, on one screen.
+
+    block(state, clock, count, tables, event) -> state
+
+`state` is a tree of tensors, each leading with R:
+
+    parameters, buffers   the networks
+    optimizer             its slots
+    strategies            "0", "1", ...: one branch a strategy
+    hyper                 "optimizer", "strategies.0", ...: PerReplica fields, in the run's dtype
+    seeds, alive, died_at the replica's key; whether it is still finite; the update that would have killed it
+    online                sums over the current window: steps, loss, accuracy, and what strategies report
+
+A block is n steps; of these the first `count` count, the others leave the state as it is (so that one
+compiled length serves every cut). Rare work (`event`) has a block of its own, of one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+
+from lopbench.initializers import Initial
+from lopbench.keyed_random import Random
+from lopbench.population import Population, all_finite, along, map_tree, select
+from lopbench.protocols import Clock, Tree, overrides
+from lopbench.units import UnitGroup, link_mask
+
+Block = Callable[[Tree, Clock, Tensor, Tree, Tree], Tree]
+
+
+@dataclass
+class Learner:
+    """What a strategy sees of one step. It lives within the pure function: hooks assign its entries.
+
+    Tensors lead with R. `gradients` are those of the mean loss plus the penalties; `features` and `loss`
+    come from the forward pass before the update. Seen by a strategy: `hyper`, `state`, `draw`, `event`
+    and `random` are its own.
+    """
+
+    population: Population
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    optimizer_state: Tree
+    clock: Clock
+    seeds: Tensor
+    hyper: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Tree = field(default_factory=dict)
+    draw: Tree = field(default_factory=dict)
+    event: Mapping[str, Tensor] | None = None
+    owner: str = ""
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    loss: Tensor | None = None
+    reported: dict[str, Tensor] = field(default_factory=dict)
+    task: int | None = None  # known to the host, so set in the task hooks only
+
+    @property
+    def records(self) -> Mapping[str, Initial]:
+        """The initial record of every parameter."""
+        return self.population.records
+
+    @property
+    def groups(self) -> tuple[UnitGroup, ...]:
+        """The unit groups of the architecture."""
+        return self.population.groups
+
+    @property
+    def replicas(self) -> int:
+        return self.seeds.shape[0]
+
+    @property
+    def random(self) -> Random:
+        """Keyed random numbers of this strategy at this step."""
+        return self.population.random(self.owner, self.clock.step, self.seeds)
+
+    def assign(self, name: str, value: Tensor | float, mask: Tensor) -> None:
+        """Set the entries of a parameter under `mask` (broadcast to [R, *shape]) to `value`."""
+        old = self.parameters[name]
+        value = torch.as_tensor(value, dtype=old.dtype, device=old.device)
+        self.parameters[name] = torch.where(mask, value, old)
+
+    def reinitialize(self, name: str, mask: Tensor, record: Initial | None = None) -> None:
+        """Draw the entries of a parameter under `mask` anew, from its initial record or the one given."""
+        shape = tuple(self.parameters[name].shape[1:])
+        fresh = (record or self.records[name]).draw(self.random, f"reinitialize/{name}", shape)
+        self.assign(name, fresh, mask)
+
+    def clear_optimizer(self, name: str, mask: Tensor) -> None:
+        """Let the optimizer's state of the entries under `mask` start afresh."""
+        mask = mask.expand_as(self.parameters[name])
+        self.optimizer_state = self.population.optimizer.clear(self.optimizer_state, name, mask)
+
+    def report(self, tag: str, value: Tensor) -> None:
+        """Add `[R]` values to the window's sum of `tag` (one of the strategy's `reports`)."""
+        self.reported[tag] = self.reported.get(tag, 0) + value
+
+    def replace_units(
+        self,
+        group: UnitGroup,
+        units: Tensor,
+        record: Initial | None = None,
+        incoming: Tensor | None = None,
+        clear: bool = True,
+    ) -> None:
+        """Replace the units chosen by bool `[R, units]`: new incoming weights, outgoing weights 0.
+
+        Incoming weights are drawn from `record` (their own initial record if None) or taken from
+        `incoming` `[R, *shape]`; the incoming bias and the norm's affine parameters take their records'
+        means and its running statistics 0 and 1. `clear`: the optimizer's state of all of these
+        entries starts afresh. Sources: Dohare et al. 2024, Algorithm 1; Sokar et al. 2023.
+        """
+        weight = link_mask(group, group.weight, units, self.parameters[group.weight.parameter])
+        if incoming is None:
+            self.reinitialize(group.weight.parameter, weight, record)
+        else:
+            self.assign(group.weight.parameter, incoming, weight)
+        touched = [(group.weight.parameter, weight)]
+        for link in (group.bias, group.norm_weight, group.norm_bias):
+            if link is not None:
+                mask = link_mask(group, link, units, self.parameters[link.parameter])
+                self.reinitialize(link.parameter, mask, self.records[link.parameter].at_its_mean())
+                touched.append((link.parameter, mask))
+        for link in group.readers:
+            mask = link_mask(group, link, units, self.parameters[link.parameter])
+            self.assign(link.parameter, 0.0, mask)
+            touched.append((link.parameter, mask))
+        for link, value in ((group.norm_mean, 0.0), (group.norm_variance, 1.0)):
+            if link is not None:
+                old = self.buffers[link.parameter]
+                self.buffers[link.parameter] = torch.where(link_mask(group, link, units, old), value, old)
+        if clear:
+            for name, mask in touched:
+                self.clear_optimizer(name, mask)
+
+    def reset(self, name: str, replicas: Tensor, clear: bool = True) -> None:
+        """Draw a whole parameter anew in the replicas chosen by bool `[R]`."""
+        mask = along(replicas, self.parameters[name])
+        self.reinitialize(name, mask)
+        if clear:
+            self.clear_optimizer(name, mask)
+
+
+def initial_state(population: Population) -> Tree:
+    """The tree before the first step."""
+    parameters, buffers = population.initial_parameters(), population.initial_buffers()
+    device, replicas = population.device, population.replicas
+    hyper = map_tree(lambda v: torch.as_tensor(v, dtype=population.dtype, device=device), population.hyper)
+    if population.max_gradient_norm is not None:
+        hyper["learner"] = {"max_gradient_norm": torch.as_tensor(population.max_gradient_norm, dtype=population.dtype, device=device)}
+    state = {
+        "parameters": parameters,
+        "buffers": buffers,
+        "optimizer": population.optimizer.init(parameters),
+        "strategies": {},
+        "hyper": hyper,
+        "seeds": population.seeds,
+        "alive": torch.ones(replicas, dtype=torch.bool, device=device),
+        "died_at": torch.full((replicas,), -1, dtype=torch.int64, device=device),
+    }
+    for index, strategy in enumerate(population.strategies):
+        learner = _learner(population, state, _clock_at_zero(device))
+        _show(learner, state, index)
+        state["strategies"][str(index)] = strategy.init(learner)
+    state["online"] = empty_window(population)
+    return state
+
+
+def _clock_at_zero(device: torch.device) -> Clock:
+    zero = torch.zeros((), dtype=torch.int64, device=device)
+    return Clock(zero, zero, zero)
+
+
+def empty_window(population: Population) -> Tree:
+    """Zeroed sums of a window, float64 `[R]` each."""
+    tags = ["steps", "loss", *_accuracy_tag(population), *population.reports()]
+    if any(overrides(s, "events") for s in population.strategies):
+        tags += ["events", "loss_before", "loss_after", "pending", "pending_loss"]
+    zeros = torch.zeros(population.replicas, dtype=torch.float64, device=population.device)
+    return {tag: zeros for tag in tags}
+
+
+def _accuracy_tag(population: Population) -> list[str]:
+    return ["accuracy"] if population.stream.problem.loss == "cross_entropy" else []
+
+
+def per_example_loss(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean loss of a batch: cross-entropy, or squared error (mean over batch and outputs)."""
+    if loss == "cross_entropy":
+        return torch.nn.functional.cross_entropy(outputs, targets)
+    return (outputs - targets).square().mean()
+
+
+def forward(population: Population, parameters: Tree, buffers: Tree, inputs: Tensor, targets: Tensor) -> tuple[Any, ...]:
+    """Gradients, losses `[R]`, outputs, features and buffers of every replica on its own batch."""
+
+    def loss_of(parameters: Tree, buffers: Tree, x: Tensor, y: Tensor) -> tuple[Tensor, Any]:
+        buffers = {name: buffer.clone() for name, buffer in buffers.items()}  # batch norm writes in place
+        outputs, features = functional_call(population.module, (parameters, buffers), (x,))
+        return per_example_loss(population.stream.problem.loss, outputs, y), (outputs, features, buffers)
+
+    gradients, (loss, aux) = vmap(grad_and_value(loss_of, has_aux=True))(parameters, buffers, inputs, targets)
+    return gradients, loss, *aux
+
+
+def _learner(population: Population, state: Tree, clock: Clock) -> Learner:
+    return Learner(population, dict(state["parameters"]), dict(state["buffers"]), state["optimizer"], clock, state["seeds"])
+
+
+def _show(learner: Learner, state: Tree, index: int, draws: Tree | None = None, event: Tree | None = None) -> None:
+    """Turn the learner to strategy number `index`: its hyperparameters, state, draws and event."""
+    key = str(index)
+    learner.owner = f"strategies.{key}"
+    learner.hyper = state["hyper"].get(learner.owner, {})
+    learner.state = dict(state["strategies"].get(key, {}))
+    learner.draw = (draws or {}).get(key, {})
+    learner.event = (event or {}).get(key)
+
+
+def call_hooks(learner: Learner, state: Tree, hook: str, draws: Tree | None = None, event: Tree | None = None) -> None:
+    """Call one hook of every strategy that has it, in list order, and keep what it left in its branch."""
+    for index, strategy in enumerate(learner.population.strategies):
+        if overrides(strategy, hook):
+            _show(learner, state, index, draws, event)
+            getattr(strategy, hook)(learner)
+            state["strategies"] = {**state["strategies"], str(index): learner.state}
+
+
+def _penalties(population: Population, state: Tree, clock: Clock, draws: Tree) -> tuple[Tree, Tensor] | None:
+    """Gradients and values `[R]` of the sum of all penalties; None if no strategy has one."""
+    penalised = [i for i, s in enumerate(population.strategies) if overrides(s, "penalty")]
+    if not penalised:
+        return None
+
+    def total(parameters: Tree) -> tuple[Tensor, Tensor]:
+        values = torch.zeros(state["seeds"].shape, dtype=population.dtype, device=state["seeds"].device)
+        for index in penalised:
+            learner = _learner(population, {**state, "parameters": parameters}, clock)
+            _show(learner, state, index, draws)
+            values = values + population.strategies[index].penalty(learner)
+        return values.sum(), values  # replicas are independent, so the sum's gradient is each one's own
+
+    gradients, (_, values) = grad_and_value(total, has_aux=True)(state["parameters"])
+    return gradients, values
+
+
+def _clip(gradients: Tree, limit: Tensor) -> Tree:
+    """Scale each replica's gradient to norm `limit` ([R]; NaN: not at all) where it is longer."""
+    squares = sum(g.flatten(1).square().sum(dim=1) for g in gradients.values())
+    scale = torch.nan_to_num(limit / torch.sqrt(squares), nan=1.0, posinf=1.0).clamp(max=1.0)
+    return {name: g * along(scale, g) for name, g in gradients.items()}
+
+
+def step(population: Population, state: Tree, clock: Clock, inputs: Tensor, targets: Tensor, draws: Tree, event: Tree) -> Tree:
+    """One update of every replica; `event` is empty but in the steps with rare work."""
+    state = dict(state)
+    learner = _learner(population, state, clock)
+
+    # loss, penalties and gradients
+    gradients, learner.loss, outputs, learner.features, learner.buffers = forward(
+        population, learner.parameters, learner.buffers, inputs, targets
+    )
+    penalties = _penalties(population, state, clock, draws)
+    if penalties is not None:
+        gradients = {name: g + penalties[0][name] for name, g in gradients.items()}
+    learner.gradients = dict(gradients)
+
+    # gradient hooks, clipping, optimizer, hooks after the update
+    call_hooks(learner, state, "change_gradients", draws, event)
+    if "learner" in state["hyper"]:
+        learner.gradients = _clip(learner.gradients, state["hyper"]["learner"]["max_gradient_norm"])
+    call_hooks(learner, state, "before_update", draws, event)
+    values = population.schedule.values(state["hyper"]["optimizer"], clock)
+    learner.parameters, learner.optimizer_state = population.optimizer.update(
+        learner.parameters, learner.gradients, learner.optimizer_state, values
+    )
+    call_hooks(learner, state, "after_update", draws, event)
+
+    state.update(parameters=learner.parameters, buffers=learner.buffers, optimizer=learner.optimizer_state)
+    state["online"] = _online(population, state["online"], learner, outputs, targets, event)
+    return state
+
+
+def _online(population: Population, sums: Tree, learner: Learner, outputs: Tensor, targets: Tensor, event: Tree) -> Tree:
+    """The window's sums with this step added, from predictions made before the update."""
+    assert learner.loss is not None
+    loss = learner.loss.double()
+    added = {"steps": torch.ones_like(loss), "loss": loss, **{tag: v.double() for tag, v in learner.reported.items()}}
+    if "accuracy" in sums:
+        added["accuracy"] = (outputs.argmax(dim=-1) == targets).double().mean(dim=-1)
+    new = {tag: sums[tag] + added[tag] if tag in added else sums[tag] for tag in sums}
+    if "events" in sums:  # the loss of a step that reinitialised, and of the step after it
+        new["loss_before"] = sums["loss_before"] + sums["pending"] * sums["pending_loss"]
+        new["loss_after"] = sums["loss_after"] + sums["pending"] * loss
+        new["events"] = sums["events"] + sums["pending"]
+        new["pending"] = _something_changed(learner, event) if event else torch.zeros_like(loss)
+        new["pending_loss"] = loss
+    return new
+
+
+def _something_changed(learner: Learner, event: Tree) -> Tensor:
+    """1.0 for the replicas in which this step's rare work reinitialised anything, else 0.0."""
+    counts = [value for tag, value in learner.reported.items() if tag.startswith("reinitialized")]
+    changed = sum(counts) if counts else torch.zeros(learner.replicas, device=learner.seeds.device)
+    return (torch.as_tensor(changed) > 0).double()
+
+
+def make_block(population: Population, n: int) -> Block:
+    """The pure function that advances `population` by up to n steps (see this file's head)."""
+    drawing = [i for i, s in enumerate(population.strategies) if overrides(s, "draws")]
+
+    def block(state: Tree, clock: Clock, count: Tensor, tables: Tree, event: Tree) -> Tree:
+        inputs, targets = population.stream.batches(tables, clock, n)
+        draws: Tree = {}
+        for index in drawing:
+            learner = _learner(population, state, clock)
+            _show(learner, state, index)
+            draws[str(index)] = population.strategies[index].draws(learner, n)
+        for i in range(n):
+            now = map_tree(lambda leaf, i=i: leaf[i], draws)
+            new = step(population, state, clock.later(i), inputs[i], targets[i], now, event)
+            state = _keep(state, new, i < count, clock.step + i)
+        return state
+
+    return block
+
+
+def _keep(old: Tree, new: Tree, counts: Tensor, step: Tensor) -> Tree:
+    """The new state for living replicas while the step counts; the old one for all others.
+
+    A replica whose loss or state would turn non-finite is frozen whole from here on: its branch keeps
+    the last finite values, and `died_at` holds the number of updates it completed.
+    """
+    branches = {key: new[key] for key in ("parameters", "buffers", "optimizer", "strategies")}
+    finite = all_finite(branches, old["seeds"].shape[0]) & torch.isfinite(new["online"]["loss"])
+    running = old["alive"] & counts
+    kept = select(running & finite, new, old)
+    kept["alive"] = old["alive"] & (finite | ~counts)
+    kept["died_at"] = torch.where(running & ~finite, step, old["died_at"])
+    return kept
+
+
+def call_task_hook(population: Population, state: Tree, clock: Clock, hook: str, task: int) -> Tree:
+    """`begin_task` or `end_task` of every strategy that has it; frozen replicas stay as they are.
+
+    `task` is the task that begins or ends; `clock.step` the updates completed.
+    """
+    if not any(overrides(strategy, hook) for strategy in population.strategies):
+        return state
+    new = dict(state)
+    learner = _learner(population, new, clock)
+    learner.task = task
+    call_hooks(learner, new, hook)
+    new.update(parameters=learner.parameters, buffers=learner.buffers, optimizer=learner.optimizer_state)
+    reported = {tag: value.double() for tag, value in learner.reported.items()}
+    new["online"] = {tag: value + reported[tag] if tag in reported else value for tag, value in new["online"].items()}
+    return select(state["alive"], new, state)

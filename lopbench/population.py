@@ -1,0 +1,146 @@
+"""A population: R replicas of one structure, their stacked state, and what freezing means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lopbench.errors import UserError, require
+from lopbench.initializers import Initial
+from lopbench.keyed_random import Random
+from lopbench.protocols import Optimizer, Schedule, Strategy, Stream, Tree
+from lopbench.registry import per_replica_fields
+from lopbench.units import UnitGroup
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """The unchanging half of a population: its parts, and what its replicas have in common.
+
+    `optimizer` and `strategies` stand for all replicas: fields that may differ are in `hyper`,
+    `{"optimizer": {field: [R]}, "strategies.0": ...}`, float64 on the host.
+    """
+
+    stream: Stream
+    module: nn.Module  # the architecture, for one network; its own parameter values are not used
+    optimizer: Optimizer
+    schedule: Schedule
+    strategies: tuple[Strategy, ...]
+    hyper: dict[str, dict[str, np.ndarray]]
+    seeds: Tensor  # int64 [R], on the device
+    dtype: torch.dtype = torch.float32
+    max_gradient_norm: np.ndarray | None = None  # [R]; NaN: not clipped
+
+    @property
+    def replicas(self) -> int:
+        return self.seeds.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.seeds.device
+
+    @property
+    def records(self) -> dict[str, Initial]:
+        """The initial record of every parameter, in the module's order (law 3)."""
+        return initial_records(self.module)
+
+    @property
+    def groups(self) -> tuple[UnitGroup, ...]:
+        """The unit groups that the architecture declares; none if it declares none."""
+        declared = getattr(self.module, "unit_groups", None)
+        return declared() if declared else ()
+
+    def reports(self) -> tuple[str, ...]:
+        """Every tag that some strategy reports, once each, in order."""
+        return tuple(dict.fromkeys(tag for strategy in self.strategies for tag in strategy.reports))
+
+    def random(self, owner: str, step: Tensor, seeds: Tensor | None = None) -> Random:
+        """Keyed random numbers for `owner` ("initial", "strategies.0", ...) at `step`."""
+        return Random(self.seeds if seeds is None else seeds, step, f"{owner}/", self.dtype)
+
+    def initial_parameters(self) -> dict[str, Tensor]:
+        """`{name: [R, *shape]}`, drawn from the records at step 0."""
+        random = self.random("initial", torch.zeros((), dtype=torch.int64, device=self.device))
+        shapes = dict(self.module.named_parameters())
+        return {name: record.draw(random, name, tuple(shapes[name].shape)) for name, record in self.records.items()}
+
+    def initial_buffers(self) -> dict[str, Tensor]:
+        """`{name: [R, *shape]}` from the module's values (batch norm's statistics)."""
+        return {
+            name: buffer.to(self.device).expand(self.replicas, *buffer.shape).clone()
+            for name, buffer in self.module.named_buffers()
+        }
+
+
+def initial_records(module: nn.Module) -> dict[str, Initial]:
+    """The records that the architecture declares, or, for a module from elsewhere, its own values."""
+    declared = getattr(module, "initial_records", None)
+    parameters = dict(module.named_parameters())
+    if declared is None:
+        return {name: Initial("fixed", fixed=value.detach()) for name, value in parameters.items()}
+    records: dict[str, Initial] = declared()
+    missing = sorted(set(parameters) ^ set(records))
+    require(not missing, f"{type(module).__name__}.initial_records() and its parameters differ in {', '.join(missing)}.")
+    return {name: records[name] for name in parameters}
+
+
+def stack_parts(parts: Sequence[Any], what: str) -> tuple[Any, dict[str, np.ndarray]]:
+    """One part for all replicas, and `{field: float64 [R]}` of its PerReplica fields (None becomes NaN).
+
+    Raises `UserError` if the parts differ in anything else: that makes another population.
+    """
+    first = parts[0]
+    free = per_replica_fields(type(first))
+    for other in parts[1:]:
+        require(type(other) is type(first), f"{what}: {type(first).__name__} and {type(other).__name__} can't share a population.")
+        for field in dataclasses.fields(first):
+            a, b = getattr(first, field.name), getattr(other, field.name)
+            if field.name not in free and a is not b and a != b:
+                raise UserError(
+                    f"{what}: {type(first).__name__}.{field.name} is {a!r} in one replica and {b!r} in another; "
+                    f"within one population only {', '.join(free) or 'nothing'} may differ."
+                )
+    columns = {name: [getattr(part, name) for part in parts] for name in free}
+    return first, {
+        name: np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        for name, values in columns.items()
+    }
+
+
+def map_tree(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply `function` to the leaves of nested dicts of the same keys; a leaf is whatever is no dict."""
+    if isinstance(tree, dict):
+        return {key: map_tree(function, value, *(other[key] for other in others)) for key, value in tree.items()}
+    return function(tree, *others)
+
+
+def along(values: Tensor, like: Tensor) -> Tensor:
+    """`[R]` values shaped to multiply a stacked tensor `[R, ...]`."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def select(chosen: Tensor, new: Tree, old: Tree) -> Tree:
+    """`new` for the replicas chosen by bool `[R]`, `old` for the others; what did not change costs nothing."""
+    return map_tree(lambda a, b: a if a is b else torch.where(along(chosen, a), a, b), new, old)
+
+
+def slice_replicas(tree: Tree, replicas: slice) -> Tree:
+    """The branch of some replicas: every leaf leads with R."""
+    return map_tree(lambda leaf: leaf[replicas], tree)
+
+
+def all_finite(tree: Tree, replicas: int) -> Tensor | bool:
+    """Bool `[R]`: whether every floating-point entry of a replica is finite."""
+    finite: Tensor | bool = True
+    for leaf in tree.values():
+        if isinstance(leaf, dict):
+            finite = all_finite(leaf, replicas) & finite
+        elif leaf.is_floating_point():
+            finite = torch.isfinite(leaf).reshape(replicas, -1).all(dim=1) & finite
+    return finite
