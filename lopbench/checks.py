@@ -61,3 +61,26 @@ def _hint(value: Any, known: list[str]) -> str:
 def check_bool(part: Any, field: str, value: Any) -> None:
     """Refuse anything but True and False."""
     require(isinstance(value, bool), f"{_where(part, field)} is {value!r}: it must be True or False.")
+
+
+def check_probe(metric: Any) -> None:
+    """Refuse a metric's `every`, and its `probe_size` and `probe_split` where these are its fields."""
+    every = metric.every
+    period = isinstance(every, int) and not isinstance(every, bool) and every >= 1
+    require(
+        period or every in ("task_start", "task_end"),
+        f"{_where(metric, 'every')} is {every!r}: it must be 'task_start', 'task_end' or a period in updates.",
+    )
+    if "probe_size" in metric.__dataclass_fields__:
+        check_number(metric, "probe_size", metric.probe_size, at_least=1, integer=True)
+        check_choice(metric, "probe_split", metric.probe_split, ("train", "test"))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number (True and False are none)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_integer(value: Any, at_least: int) -> bool:
+    """Whether a value is an integer (True and False are none) of at least `at_least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least

@@ -8,6 +8,11 @@ class UserError(ValueError):
     would be right. Raise it before any training where the mistake can be known by then.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        #: as raised: gin wraps exceptions and appends to their `str`, but forwards this attribute
+        self.message = message
+
 
 def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""

@@ -1,6 +1,6 @@
 """The step and the block: the pure function that advances a population, on one screen.
 
-    block(state, clock, count, tables, event) -> state
+    block(state, clock, count, tables, event) -> (state, clock)
 
 `state` is a tree of tensors, each leading with R:
 
@@ -31,7 +31,7 @@ from lopbench.population import Population, all_finite, along, map_tree, select
 from lopbench.protocols import Clock, Tree, overrides
 from lopbench.units import UnitGroup, link_mask
 
-Block = Callable[[Tree, Clock, Tensor, Tree, Tree], Tree]
+Block = Callable[[Tree, Clock, Tensor, Tree, Tree], tuple[Tree, Clock]]
 
 
 @dataclass
@@ -156,7 +156,9 @@ def initial_state(population: Population) -> Tree:
     state = {
         "parameters": parameters,
         "buffers": buffers,
-        "optimizer": population.optimizer.init(parameters),
+        "optimizer": population.optimizer.init(
+            parameters, population.schedule.values(hyper["optimizer"], _clock_at_zero(device))
+        ),
         "strategies": {},
         "hyper": hyper,
         "seeds": population.seeds,
@@ -172,8 +174,7 @@ def initial_state(population: Population) -> Tree:
 
 
 def _clock_at_zero(device: torch.device) -> Clock:
-    zero = torch.zeros((), dtype=torch.int64, device=device)
-    return Clock(zero, zero, zero)
+    return Clock(*(torch.zeros((), dtype=torch.int64, device=device) for _ in range(3)))
 
 
 def empty_window(population: Population) -> Tree:
@@ -181,8 +182,8 @@ def empty_window(population: Population) -> Tree:
     tags = ["steps", "loss", *_accuracy_tag(population), *population.reports()]
     if any(overrides(s, "events") for s in population.strategies):
         tags += ["events", "loss_before", "loss_after", "pending", "pending_loss"]
-    zeros = torch.zeros(population.replicas, dtype=torch.float64, device=population.device)
-    return {tag: zeros for tag in tags}
+    # one tensor each: a compiled block is specialised on which of its inputs are the same tensor
+    return {tag: torch.zeros(population.replicas, dtype=torch.float64, device=population.device) for tag in tags}
 
 
 def _accuracy_tag(population: Population) -> list[str]:
@@ -314,7 +315,7 @@ def make_block(population: Population, n: int) -> Block:
     """The pure function that advances `population` by up to n steps (see this file's head)."""
     drawing = [i for i, s in enumerate(population.strategies) if overrides(s, "draws")]
 
-    def block(state: Tree, clock: Clock, count: Tensor, tables: Tree, event: Tree) -> Tree:
+    def block(state: Tree, clock: Clock, count: Tensor, tables: Tree, event: Tree) -> tuple[Tree, Clock]:
         inputs, targets = population.stream.batches(tables, clock, n)
         draws: Tree = {}
         for index in drawing:
@@ -325,7 +326,7 @@ def make_block(population: Population, n: int) -> Block:
             now = map_tree(lambda leaf, i=i: leaf[i], draws)
             new = step(population, state, clock.later(i), inputs[i], targets[i], now, event)
             state = _keep(state, new, i < count, clock.step + i)
-        return state
+        return state, Clock(clock.step + count, clock.task, clock.step_in_task + count)
 
     return block
 
@@ -337,7 +338,7 @@ def _keep(old: Tree, new: Tree, counts: Tensor, step: Tensor) -> Tree:
     the last finite values, and `died_at` holds the number of updates it completed.
     """
     branches = {key: new[key] for key in ("parameters", "buffers", "optimizer", "strategies")}
-    finite = all_finite(branches, old["seeds"].shape[0]) & torch.isfinite(new["online"]["loss"])
+    finite = all_finite(branches) & torch.isfinite(new["online"]["loss"])
     running = old["alive"] & counts
     kept = select(running & finite, new, old)
     kept["alive"] = old["alive"] & (finite | ~counts)

@@ -71,11 +71,13 @@ class Population:
         return {name: record.draw(random, name, tuple(shapes[name].shape)) for name, record in self.records.items()}
 
     def initial_buffers(self) -> dict[str, Tensor]:
-        """`{name: [R, *shape]}` from the module's values (batch norm's statistics)."""
-        return {
-            name: buffer.to(self.device).expand(self.replicas, *buffer.shape).clone()
-            for name, buffer in self.module.named_buffers()
-        }
+        """`{name: [R, *shape]}` from the module's values (batch norm's statistics), floats in the run's dtype."""
+
+        def stacked(buffer: Tensor) -> Tensor:
+            dtype = self.dtype if buffer.is_floating_point() else buffer.dtype
+            return buffer.to(self.device, dtype).expand(self.replicas, *buffer.shape).clone()
+
+        return {name: stacked(buffer) for name, buffer in self.module.named_buffers()}
 
 
 def initial_records(module: nn.Module) -> dict[str, Initial]:
@@ -135,12 +137,15 @@ def slice_replicas(tree: Tree, replicas: slice) -> Tree:
     return map_tree(lambda leaf: leaf[replicas], tree)
 
 
-def all_finite(tree: Tree, replicas: int) -> Tensor | bool:
-    """Bool `[R]`: whether every floating-point entry of a replica is finite."""
+def all_finite(tree: Tree) -> Tensor | bool:
+    """Bool `[R]`: whether every floating-point entry of a replica is finite.
+
+    Told from the sum of absolute values: a plain sum is what compilers vectorise best.
+    """
     finite: Tensor | bool = True
     for leaf in tree.values():
         if isinstance(leaf, dict):
-            finite = all_finite(leaf, replicas) & finite
+            finite = all_finite(leaf) & finite
         elif leaf.is_floating_point():
-            finite = torch.isfinite(leaf).reshape(replicas, -1).all(dim=1) & finite
+            finite = torch.isfinite(leaf.abs().reshape(leaf.shape[0], -1).sum(dim=1)) & finite
     return finite

@@ -147,8 +147,12 @@ class Schedule:
 class Optimizer:
     """A rule on stacked parameters: kind "optimizers". Scalars or `[R]` hyperparameters alike."""
 
-    def init(self, parameters: Mapping[str, Tensor]) -> Tree:
-        """The state: `{slot: {parameter name: [R, *shape]}}`, and per-replica slots `{slot: [R]}`."""
+    def init(self, parameters: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None) -> Tree:
+        """The state: `{slot: {parameter name: [R, *shape]}}`, and per-replica slots `{slot: [R]}`.
+
+        `values` are the hyperparameters in force at the first step, on the host's time: slots that no
+        replica will need may be left out. None: leave nothing out.
+        """
         raise NotImplementedError
 
     def update(

@@ -1,0 +1,76 @@
+"""The plan that `--dry_run` shows: populations, replicas, steps, parameters, memory, and an estimate of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from lopbench.executors import Choice, Stacked, memory_bytes
+from lopbench.learner import initial_state
+from lopbench.probing import measure
+from lopbench.protocols import Clock
+from lopbench.training import Events
+from lopbench.variants import Group
+
+STEPS = 5
+
+
+def describe(groups: Sequence[Group], choices: Sequence[Choice]) -> str:
+    """Build each population, run a few steps of it eagerly, and say what the run would take."""
+    lines = ["Dry run, on generated data of the right shape; nothing is written."]
+    seconds = 0.0
+    for number, (g, choice) in enumerate(zip(groups, choices, strict=True), 1):
+        population = g.population()
+        state = initial_state(population)
+        eager = _seconds_a_step(g, state)
+        seconds += eager * g.plan.steps
+        sizes = [parameter.numel() for parameter in population.module.parameters()]
+        stream = population.stream
+        lines += [
+            f"\nPopulation {number} of {len(groups)}: {', '.join(g.names)}",
+            f"  replicas    {len(g.replicas)}, seeds {_listed([replica.seed for replica in g.replicas])}",
+            f"  steps       {g.plan.steps:,} in tasks of {stream.steps_per_task:,}",
+            f"  stream      {type(stream).__name__}: inputs {stream.problem.input_shape}, {stream.problem.outputs} outputs",
+            f"  network     {type(population.module).__name__}, {sum(sizes):,} parameters a replica",
+            f"  optimizer   {type(population.optimizer).__name__}; {type(population.schedule).__name__} schedule",
+            f"  strategies  {', '.join(type(s).__name__ for s in population.strategies) or 'none'}",
+            f"  told of task boundaries: {_told(g)}",
+            f"  executor    {choice.executor}, {choice.block_steps} steps a call ({choice.reason})",
+            f"  memory      {memory_bytes(state) / 2**20:,.1f} MiB of state, about three times that while training",
+            f"  time        {eager * 1e3:.1f} ms a step run eagerly",
+        ]
+    lines.append(
+        f"\nAltogether at most about {_duration(seconds)} if run eagerly; compiled steps take from a half (large networks) "
+        "to a fortieth (tiny ones) of that, after some seconds of compiling."
+    )
+    return "\n".join(lines)
+
+
+def _seconds_a_step(g: Group, state: dict) -> float:
+    population = g.population()
+    clock = Clock(*(torch.tensor(0, device=population.device) for _ in range(3)))
+    tables = population.stream.prepare(0)
+    executor = Stacked(population, 1, compiled=False)
+    executor.stretch(state, clock, 1, tables, Events(population).until(0, 1))
+    measure(population, state, g.plan.metrics, 0)
+    start = time.perf_counter()
+    executor.stretch(state, clock, STEPS, tables, [])["alive"].cpu()
+    return (time.perf_counter() - start) / STEPS
+
+
+def _told(g: Group) -> str:
+    told = [type(strategy).__name__ for strategy in g.population().strategies if strategy.needs_task_boundaries]
+    return ", ".join(told) or "nobody"
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds)) if len(seeds) <= 6 else f"{seeds[0]}, {seeds[1]}, ..., {seeds[-1]}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

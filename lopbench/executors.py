@@ -1,0 +1,149 @@
+"""Executors: how a stretch of steps is run. Eager or compiled, stacked or replica by replica.
+
+A stretch lies between two cuts of the host (a window's end, a task's end, a table's boundary, a probe).
+An executor runs it in blocks: a hot block of `block_steps` steps without rare work, and a block of one
+step for each event. No part can see which executor runs; bits are promised for the same one only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Protocol
+
+import torch
+
+from lopbench.errors import require
+from lopbench.learner import Block, make_block
+from lopbench.population import Population, map_tree, slice_replicas
+from lopbench.protocols import Clock, Tree
+
+EXECUTORS = ("auto", "eager", "compiled", "looped", "looped_compiled")
+
+#: Fewer steps than this are not worth the seconds that compiling takes.
+COMPILE_FROM_STEPS = 4000
+#: Above this many parameters a CPU is faster replica by replica: matrix products fill it, stacking only adds traffic.
+LOOP_FROM_PARAMETERS = 2_000_000
+
+Event = tuple[int, Tree]  #: (position in the stretch, from 0; table)
+
+
+class Executor(Protocol):
+    """Runs stretches of steps."""
+
+    def stretch(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Tree:
+        """The state `steps` steps after `clock`, with rare work at the events' positions."""
+
+
+class Stacked:
+    """All replicas side by side in one call a block, eager or compiled whole."""
+
+    def __init__(self, population: Population, block_steps: int, compiled: bool) -> None:
+        self.block_steps = block_steps
+        self._hot, self._single = make_block(population, block_steps), make_block(population, 1)
+        if compiled:
+            self._hot, self._single = _compile(self._hot), _compile(self._single)
+        device = population.device
+        self._counts = [torch.tensor(count, device=device) for count in range(block_steps + 1)]
+
+    def stretch(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Tree:
+        done = 0
+        for position, table in (*events, (steps, None)):
+            while done < position:
+                count = min(self.block_steps, position - done)
+                state, clock = self._hot(state, clock, self._counts[count], tables, {})
+                done += count
+            if table is not None:
+                state, clock = self._single(state, clock, self._counts[1], tables, table)
+                done += 1
+        return state
+
+
+def _compile(block: Block) -> Block:
+    """The block compiled whole, as a function of its own.
+
+    The compiler bounds its cache per code object, and all blocks come from one: so each gets a copy.
+    """
+    code = block.__code__.replace()
+    own = FunctionType(code, block.__globals__, block.__name__, block.__defaults__, block.__closure__)
+    return torch.compile(own, fullgraph=True, dynamic=False)
+
+
+class Looped:
+    """One replica after another through the same block, each a population of one."""
+
+    def __init__(self, population: Population, block_steps: int, compiled: bool) -> None:
+        self._one = Stacked(population, block_steps, compiled)
+        self._replicas = population.replicas
+
+    def stretch(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Tree:
+        ends = []
+        for r in range(self._replicas):
+            one = slice(r, r + 1)
+            mine = [(position, slice_replicas(table, one)) for position, table in events]
+            ends.append(self._one.stretch(slice_replicas(state, one), clock, steps, slice_replicas(tables, one), mine))
+        return map_tree(lambda *leaves: torch.cat(leaves), ends[0], *ends[1:])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which executor runs, in blocks of how many steps, and why."""
+
+    executor: str
+    block_steps: int
+    reason: str
+
+    def build(self, population: Population) -> Executor:
+        kind = Looped if self.executor.startswith("looped") else Stacked
+        return kind(population, self.block_steps, compiled=self.executor.endswith("compiled"))
+
+
+def choose(population: Population, steps: int, executor: str = "auto", block_steps: int | None = None) -> Choice:
+    """The executor for `steps` steps, by rules on sizes (so that the same run chooses the same)."""
+    require(executor in EXECUTORS, f"run.executor is {executor!r}: it must be one of {', '.join(EXECUTORS)}.")
+    require(
+        block_steps is None or (isinstance(block_steps, int) and block_steps >= 1),
+        f"run.block_steps is {block_steps!r}: it must be an integer at least 1, or None to let lopbench choose.",
+    )
+    missing = missing_compiler(population.device)
+    parameters = sum(parameter.numel() for parameter in population.module.parameters())
+    reason = "as run.executor says"
+    if executor == "auto":
+        looped = population.device.type == "cpu" and population.replicas > 1 and parameters >= LOOP_FROM_PARAMETERS
+        compiled = missing is None and steps >= COMPILE_FROM_STEPS
+        executor = {(0, 0): "eager", (0, 1): "compiled", (1, 0): "looped", (1, 1): "looped_compiled"}[looped, compiled]
+        why_eager = missing or f"{steps} steps are too few to be worth compiling"
+        reason = f"{parameters:,} parameters a replica, " + (f"{steps:,} steps" if compiled else why_eager)
+    elif executor.endswith("compiled"):
+        require(missing is None, f"run.executor is {executor!r}, but {missing}. Install one, or leave run.executor at 'auto'.")
+    if block_steps is None:
+        block_steps = default_block_steps(population, parameters) if executor.endswith("compiled") else 1
+    return Choice(executor, block_steps, reason)
+
+
+def default_block_steps(population: Population, parameters: int) -> int:
+    """Steps unrolled in one compiled call: many where a step is so small that the call would cost more."""
+    work = parameters * population.replicas * getattr(population.stream, "batch_size", 1)
+    return 10 if work < 1_000_000 else 4 if work < 10_000_000 else 1
+
+
+def missing_compiler(device: torch.device) -> str | None:
+    """Why `torch.compile` can't work on this machine; None if it can."""
+    if device.type == "cuda":
+        return None if importlib.util.find_spec("triton") else "Triton, which torch.compile needs on a GPU, is not installed"
+    default = "clang++" if sys.platform == "darwin" else "g++"
+    compiler = os.environ.get("CXX", default)
+    return None if shutil.which(compiler) else f"there is no C++ compiler ({compiler}), which torch.compile needs on a CPU"
+
+
+def memory_bytes(state: Tree) -> int:
+    """Bytes held by a state tree."""
+    sizes: list[int] = []
+    map_tree(lambda leaf: sizes.append(math.prod(leaf.shape) * leaf.element_size()), state)
+    return sum(sizes)

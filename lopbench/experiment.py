@@ -1,0 +1,178 @@
+"""The experiment: from what was asked to results on disk.
+
+`execute` builds every variant before any training, so that a mistake in the last one is found at the start;
+then trains population after population, and leaves in the workdir:
+
+    config.gin, operative_config.gin   what was asked, and what was used: running the latter repeats the run
+    run.json                           versions, command, device, seeds, executors, start, end, status
+    metrics/, tensorboard/             every value, and curves to look at
+    figures/plasticity.png             online performance over the tasks
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lopbench import config, dry_run, files
+from lopbench.analysis.figures import plasticity_figure
+from lopbench.errors import require
+from lopbench.executors import Choice, choose
+from lopbench.loggers.console import Progress, summary
+from lopbench.loggers.manifest import Manifest
+from lopbench.loggers.records import Record, Replica
+from lopbench.loggers.table import Table
+from lopbench.loggers.tensorboard import HEADLINE, TensorBoard
+from lopbench.protocols import Dataset, Source
+from lopbench.training import Moment, train
+from lopbench.variants import Group, Surroundings, Variant, group, run
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how: what the flags say. None of it changes a number, but for the device's rounding."""
+
+    workdir: str
+    data_dir: str | None = None
+    device: str = "auto"
+    overwrite: bool = False
+    dry_run: bool = False
+    command: tuple[str, ...] = ()
+
+
+def resolve_device(name: str) -> torch.device:
+    """auto (a GPU if there is one), cpu, cuda, or cuda:N; refuses a GPU that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, colon, number = name.partition(":")
+    right = kind == "cuda" and (number.isdigit() if colon else True)
+    require(right, f"--device is {name!r}: it must be auto, cpu, cuda or cuda:N.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    require(count > 0, f"--device is {name!r}, but torch sees no GPU here. Use --device=cpu, or auto.")
+    index = int(number or 0)
+    require(index < count, f"--device is {name!r}, but there are {count} GPUs here: cuda:0 to cuda:{count - 1}.")
+    return torch.device("cuda", index)
+
+
+def loader(data_dir: str | None, device: torch.device) -> Callable[[Source], Dataset]:
+    """Loads each source once."""
+    loaded: dict[Source, Dataset] = {}
+
+    def load(source: Source) -> Dataset:
+        if source not in loaded:
+            loaded[source] = source.load(data_dir, device)
+        return loaded[source]
+
+    return load
+
+
+def imitation(device: torch.device) -> Callable[[Source], Dataset]:
+    """Generated data of each source's shape, for a dry run: no data set is read."""
+    return lambda source: source.imitation().load(None, device)
+
+
+def build(request: config.Request, surroundings: Surroundings) -> tuple[dict[str, Variant], dict[str, dict]]:
+    """Every variant's parts, and the operative bindings of each; refuses bindings that nothing used."""
+    variants, operative = {}, {}
+    for name in request.variants:
+        with request.variant(name):
+            variants[name] = run(surroundings)
+            operative[name] = request.operative()
+    for warning in request.check_used(operative):
+        print(warning, file=sys.stderr)
+    return variants, operative
+
+
+def execute(request: config.Request, setting: Setting) -> int:
+    """Run all of it, or show its plan; the exit status. Raises `UserError` if some population lost every replica."""
+    device = resolve_device(setting.device)
+    data = imitation(device) if setting.dry_run else loader(setting.data_dir, device)
+    variants, operative = build(request, Surroundings(device, data))
+    groups = group(variants)
+    choices = [choose(g.population(), g.plan.steps, g.first.executor, g.first.block_steps) for g in groups]
+    if setting.dry_run:
+        print(dry_run.describe(groups, choices))
+        return 0
+    for g, choice in zip(groups, choices, strict=True):
+        for name in g.names:  # pinned, so that the operative config repeats the numbers to the bit
+            operative[name] |= {"run.executor": choice.executor, "run.block_steps": choice.block_steps}
+
+    workdir = files.claim_workdir(setting.workdir, setting.overwrite)
+    texts = {"config.gin": request.asked_text(), "operative_config.gin": request.operative_text(operative)}
+    manifest = Manifest(workdir, setting.command, device, {name: v.seeds for name, v in variants.items()})
+    manifest.update(executors={", ".join(g.names): vars(c) for g, c in zip(groups, choices, strict=True)})
+    for name, text in texts.items():
+        files.write_atomically(workdir / name, text)
+    with manifest.finishing():
+        died = _train_all(groups, choices, workdir, texts)
+        manifest.update(frozen_replicas=died)
+        _report(workdir)
+        lost = [", ".join(g.names) for g in groups if all(str(replica.index) in died for replica in g.replicas)]
+        require(not lost, f"Every replica of {'; '.join(lost)} turned non-finite: a smaller learning rate may help.")
+    return 0
+
+
+def _report(workdir: Path) -> None:
+    """The summary, the figure, and where everything is."""
+    text = summary(workdir)
+    if text:
+        print(f"\n{text}\n")
+        print(f"figure:      {plasticity_figure(workdir)}")
+    else:
+        print("\nNo task ended, so there is no summary and no figure.")
+    print(f"results:     {workdir / 'metrics'}")
+    print(f"TensorBoard: tensorboard --samples_per_plugin=scalars=0 --logdir={workdir / 'tensorboard'}")
+
+
+def _train_all(groups: list[Group], choices: list[Choice], workdir: Path, texts: dict[str, str]) -> dict[str, int]:
+    """Train every population; `{replica index: updates it completed}` of those that turned non-finite."""
+    replicas = [replica for g in groups for replica in g.replicas]
+    died: dict[str, int] = {}
+    table = Table(workdir, replicas)
+    classifies = groups[0].first.stream.problem.loss == "cross_entropy"
+    board = TensorBoard(
+        workdir,
+        replicas,
+        total_steps=max(g.plan.steps for g in groups),
+        headline=HEADLINE if classifies else ("task/online_loss",),
+    )
+    progress = Progress(total_steps=sum(g.plan.steps for g in groups))
+    try:
+        board.texts(texts)
+        for g, choice in zip(groups, choices, strict=True):
+            progress.start(g.names, g.plan.steps, f"{len(g.replicas)} replicas, {choice.executor} ({choice.reason})")
+            died |= _train_one(g, choice, [table, board, progress], progress)
+    finally:
+        for logger in (table, board, progress):
+            logger.close()
+    return died
+
+
+def _train_one(g: Group, choice: Choice, loggers: list, progress: Progress) -> dict[str, int]:
+    died: dict[str, int] = {}
+
+    def emit(records: list[Record]) -> None:
+        for logger in loggers:
+            logger.write(g.replicas, records)
+
+    def watch(moment: Moment) -> None:
+        progress.advance(moment.step)
+        for replica, alive, step in zip(g.replicas, moment.alive, moment.died_at, strict=True):
+            if not alive and str(replica.index) not in died:
+                died[str(replica.index)] = int(step)
+                progress.say(f"{_name(replica)} turned non-finite after {int(step)} updates: frozen at its last finite values.")
+
+    population = g.population()
+    train(population, choice.build(population), g.plan, emit, watch)
+    return died
+
+
+def _name(replica: Replica) -> str:
+    hyper = "".join(f", {name}={value}" for name, value in replica.hyper.items())
+    return f"replica {replica.index} ({replica.variant}, seed {replica.seed}{hyper})"

@@ -1,0 +1,85 @@
+"""What loggers are handed: who was measured (`Replica`), what was measured (`Record`), and their contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One learner of the run.
+
+    `index` counts over all populations of the run. `hyper` holds the hyperparameters that vary within the
+    run and that this replica's variant has, keyed "optimizers.SGD.learning_rate"; None: switched off.
+    """
+
+    index: int
+    variant: str
+    seed: int
+    hyper: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def point(self) -> Point:
+        """What this replica shares with those that differ from it in the seed alone."""
+        return self.variant, tuple(self.hyper.items())
+
+
+Point = tuple[str, tuple[tuple[str, float | None], ...]]  # a variant, and the values of what varies
+
+
+@dataclass(frozen=True)
+class Record:
+    """One quantity of all replicas of a population at one time.
+
+    `step`: updates completed; `task`: index from 0 of the task it belongs to; `tag`: `group/name`, layers
+    after a dot; `values`: float64 `[R]`, not finite where a replica is frozen.
+    """
+
+    step: int
+    task: int
+    tag: str
+    values: np.ndarray
+
+
+class Logger(Protocol):
+    """Takes the records of one population at a time; `flush` and `close` leave everything on disk."""
+
+    def write(self, replicas: Sequence[Replica], records: Sequence[Record]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def by_point(replicas: Sequence[Replica]) -> dict[Point, list[int]]:
+    """The positions in `replicas` of each point's seeds, in order of first appearance."""
+    groups: dict[Point, list[int]] = {}
+    for position, replica in enumerate(replicas):
+        groups.setdefault(replica.point, []).append(position)
+    return groups
+
+
+def varying(replicas: Sequence[Replica]) -> tuple[str, ...]:
+    """The keys of every hyperparameter that varies in the run, in order of first appearance."""
+    return tuple(dict.fromkeys(name for replica in replicas for name in replica.hyper))
+
+
+def describe(point: Point, names: Sequence[str], between: str = ", ") -> str:
+    """A point's hyperparameters, "learning_rate=0.01, reinit_factor=off"; "" if nothing varies.
+
+    `names`: all keys that vary in the run; a key is cut to its last part where that is unambiguous.
+    """
+    last = [name.rpartition(".")[2] for name in names]
+    short = {name: end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)}
+    return between.join(f"{short.get(name, name)}={_number(value)}" for name, value in point[1])
+
+
+def _number(value: float | None) -> str:
+    """The shortest usual form that reads back as the same number."""
+    if value is None:
+        return "off"
+    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))

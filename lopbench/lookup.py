@@ -1,0 +1,54 @@
+"""Where gin files are found: the working directory, the search paths, beside the including file, the shipped ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lopbench.errors import UserError
+from lopbench.registry import nearest
+
+
+@dataclass(frozen=True)
+class Found:
+    """A gin file that was chosen, and the shipped file of the same name that it hides, if it does."""
+
+    path: Path
+    hides: Path | None = None
+
+
+def shipped() -> Path:
+    """The folder of the gin files that come with lopbench: of an installed wheel, else of a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "gin_configs"
+    return installed if installed.is_dir() else package.parent / "gin_configs"
+
+
+def shipped_names() -> list[str]:
+    """The shipped gin files, as a user would write them (`strategies/swr.gin`)."""
+    folder = shipped()
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.gin"))
+
+
+def own_places(search_paths: Sequence[str], beside: Path | None = None) -> list[Path]:
+    """The user's folders, in the order of the search; `beside` is the folder of the file that includes or imports."""
+    folders = [Path.cwd(), *(Path(path).expanduser() for path in search_paths), *([beside] if beside else [])]
+    return list(dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders))
+
+
+def find(name: str, search_paths: Sequence[str] = (), beside: Path | None = None) -> Found:
+    """The file meant by `name`, or `UserError` with the places tried and the nearest shipped names."""
+    given = Path(name).expanduser()
+    tried = list(dict.fromkeys(folder / given for folder in [*own_places(search_paths, beside), shipped()]))
+    for path in tried:
+        if path.is_file():
+            default = shipped() / given
+            hides = not given.is_absolute() and default.is_file() and not default.samefile(path)
+            return Found(Path(os.path.abspath(path)), default if hides else None)
+    hint = nearest(name, shipped_names())
+    raise UserError(
+        f"There is no gin file {name!r}.{hint if 'Did you mean' in hint else ''}\n"
+        "  looked for: " + "\n              ".join(map(str, tried))
+    )

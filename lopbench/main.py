@@ -1,0 +1,74 @@
+"""lopbench: does a method keep a network plastic on a stream of tasks? Trains many replicas at once.
+
+  python -m lopbench.main --gin_file=swr_vit.gin
+  python -m lopbench.main --gin_file=swr_vit.gin --gin_bindings='run.seeds = 5' --workdir=runs/five
+
+A gin file says what is run; flags say where and how. --list shows everything that gin can bind;
+the gin files that come with lopbench are listed when --gin_file is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+FILES = flags.DEFINE_multi_string(
+    "gin_file", [], "A gin file: a path, or the name of one of yours or of a shipped one."
+)
+BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "A line of gin, such as 'run.seeds = 5'; wins over the files.")
+SEARCH_PATHS = flags.DEFINE_multi_string("gin_search_path", [], "A folder with gin files, or modules that they import.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where results go. Without it: runs/NAME, for --gin_file=NAME.gin.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "The folder that holds the data sets.")
+DEVICE = flags.DEFINE_string("device", "auto", "auto (a GPU if there is one), cpu, cuda, or cuda:N.")
+OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Delete what an earlier run left in the workdir; start afresh.")
+LIST = flags.DEFINE_boolean("list", False, "Show every part by kind, with its parameters, and stop.")
+DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Build it, run a few steps on generated data, show the plan, stop.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what the flags say; returns the exit status."""
+    from lopbench import config, listing, lookup  # not above, so that --help is quick
+    from lopbench.errors import UserError, require
+
+    try:
+        require(len(argv) == 1, f"{' '.join(argv[1:])}: not a flag. A gin file is given as --gin_file=NAME.gin.")
+        if LIST.value:
+            config.import_parts()
+            print(listing.describe())
+            return 0
+        require(bool(FILES.value), f"Which --gin_file? There are {', '.join(lookup.shipped_names())}.")
+        request = config.read(FILES.value, BINDINGS.value, SEARCH_PATHS.value)
+        print(*request.notices, sep="\n")
+        from lopbench import experiment
+
+        setting = experiment.Setting(
+            workdir=WORKDIR.value or f"runs/{Path(request.files[0]).stem}",
+            data_dir=DATA_DIR.value,
+            device=DEVICE.value,
+            overwrite=OVERWRITE.value,
+            dry_run=DRY_RUN.value,
+            command=tuple(sys.argv),
+        )
+        return experiment.execute(request, setting)
+    except UserError as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parse the flags; a mistake in them is one line on stderr, and exit status 1."""
+    try:
+        return list(flags.FLAGS(list(argv)))
+    except flags.Error as error:
+        print(f"{' '.join(str(error).split())} --help shows the flags.", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

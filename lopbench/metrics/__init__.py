@@ -1,0 +1,17 @@
+"""What is measured between blocks, on fixed batches, without touching the run."""
+
+from lopbench.metrics.evaluation import Evaluation
+from lopbench.metrics.magnitudes import DistanceFromInitial, GradientMagnitude, WeightMagnitude
+from lopbench.metrics.ranks import Ranks
+from lopbench.metrics.units import DeadUnits, DormantUnits, InactiveUnits
+
+__all__ = [
+    "DeadUnits",
+    "DistanceFromInitial",
+    "DormantUnits",
+    "Evaluation",
+    "GradientMagnitude",
+    "InactiveUnits",
+    "Ranks",
+    "WeightMagnitude",
+]

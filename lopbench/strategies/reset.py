@@ -1,0 +1,116 @@
+"""Resets of the whole network or of a part of it, at task changes or periodically."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import lopbench
+from lopbench.checks import check_bool, check_choice
+from lopbench.errors import require
+from lopbench.learner import Learner
+from lopbench.periods import Events, check_when, due_every
+from lopbench.population import Population, along, select
+from lopbench.protocols import PerReplica, Strategy
+from lopbench.roles import head_parameters, norm_parameters, norm_prefixes
+
+PARTS = ("network", "head", "norms", "momentum")
+
+
+@lopbench.register("strategies")
+@dataclass(frozen=True)
+class Reset(Strategy):
+    """Draws the network, its head or its norms anew, and clears momentum, at task changes or periodically.
+
+    parts: any of
+        "network": every parameter from its initial distribution, and the norms' running statistics;
+        "head": the parameters of the last layer (see roles.py);
+        "norms": the parameters and running statistics of the normalisations;
+        "momentum": the optimizer's whole state starts afresh.
+    when: "task": before the first step of every task but the first; "period": after every `period`-th update.
+    period: in updates, with when="period" only; None: never.
+    clear_optimizer: whether the optimizer's state of the parameters drawn anew starts afresh too
+        (published for the head: no; for the network: with "momentum" among the parts).
+    keep_running_statistics: True leaves the running statistics of norms alone, as the code of Dohare et al. did
+        when it retrained the network.
+
+    A new network in each task (parts = ["network", "momentum"]) is what plasticity is measured against. Sources:
+    Dohare et al. 2024 (Nature): head resetting, retraining; Hernandez-Garcia et al. 2025 (CoLLAs): reset_network,
+    reset_head, reset_layer_norm, reset_momentum.
+    """
+
+    parts: Sequence[str] = ("network", "momentum")
+    when: str = "task"
+    period: PerReplica[int | None] = None
+    clear_optimizer: bool = False
+    keep_running_statistics: bool = False
+
+    reports: ClassVar[tuple[str, ...]] = ("reinitialized_weights",)
+
+    def __post_init__(self) -> None:
+        listed = isinstance(self.parts, list | tuple) and len(self.parts) > 0
+        require(listed, f"strategies.Reset.parts is {self.parts!r}: it must be a list with some of {', '.join(PARTS)}.")
+        for part in self.parts:
+            check_choice(self, "parts", part, PARTS)
+        object.__setattr__(self, "parts", tuple(self.parts))
+        check_when(self, ("task", "period"))
+        check_bool(self, "clear_optimizer", self.clear_optimizer)
+        check_bool(self, "keep_running_statistics", self.keep_running_statistics)
+
+    @property
+    def needs_task_boundaries(self) -> bool:  # type: ignore[override]
+        return self.when == "task"
+
+    def check(self, population: Population) -> None:
+        if "head" in self.parts:
+            head_parameters(population.module)
+        if "norms" in self.parts:
+            known, name = norm_parameters(population.module), type(population.module).__name__
+            require(bool(known), f'strategies.Reset.parts has "norms", but {name} has no normalisation.')
+
+    def events(self, population: Population, hyper: Mapping[str, np.ndarray]) -> Events:
+        return due_every(hyper["period"]) if self.when == "period" else iter(())
+
+    def after_update(self, learner: Learner) -> None:
+        if learner.event is not None:
+            self._reset(learner, learner.event["due"])
+
+    def begin_task(self, learner: Learner) -> None:
+        if self.when == "task":
+            self._reset(learner, torch.ones_like(learner.seeds, dtype=torch.bool))
+
+    def _reset(self, learner: Learner, due: Tensor) -> None:
+        """Reset the replicas chosen by bool `[R]`."""
+        records, entries = learner.records, 0
+        names, statistics = self._chosen(learner.population.module)
+        for name in names:
+            mask = along(due, learner.parameters[name])
+            learner.reinitialize(name, mask, records[name])
+            if self.clear_optimizer:
+                learner.clear_optimizer(name, mask)
+            entries += math.prod(learner.parameters[name].shape[1:])
+        for name, first in statistics.items():
+            old = learner.buffers[name]
+            learner.buffers[name] = torch.where(along(due, old), first.to(old), old)
+        if "momentum" in self.parts:
+            old_state, first_state = learner.optimizer_state, learner.population.optimizer.init(learner.parameters)
+            learner.optimizer_state = select(due, {slot: first_state[slot] for slot in old_state}, old_state)
+        learner.report("reinitialized_weights", due * entries)
+
+    def _chosen(self, module: nn.Module) -> tuple[list[str], dict[str, Tensor]]:
+        """The names of the parameters to draw anew, and the running statistics to set back, with their first values."""
+        names, prefixes = [name for name, _ in module.named_parameters()], norm_prefixes(module)
+        statistics = {name: first for name, first in module.named_buffers() if name.startswith(prefixes)}
+        if self.keep_running_statistics or not {"network", "norms"} & set(self.parts):
+            statistics = {}
+        if "network" not in self.parts:
+            head = head_parameters(module) if "head" in self.parts else ()
+            norms = norm_parameters(module) if "norms" in self.parts else ()
+            names = [name for name in names if name in head or name in norms]
+        return names, statistics

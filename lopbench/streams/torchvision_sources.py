@@ -1,0 +1,227 @@
+"""Published data sets, read (and where allowed downloaded) by torchvision's own classes.
+
+torchvision is imported when data are loaded, not before: that takes a second.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+import lopbench
+from lopbench.checks import check_bool, check_choice
+from lopbench.errors import UserError
+from lopbench.protocols import Dataset, Source
+from lopbench.streams.sources import ELSEWHERE, Generated, Statistics, data_folder, on_device, reason
+
+#: Seconds that a server may stay silent before the next is tried.
+DOWNLOAD_TIMEOUT = 15
+
+
+@dataclass(frozen=True)
+class TorchvisionSource(Source):
+    """What the published data sets share: looking in the data folder, downloading, one clear message.
+
+    The folder's layout is torchvision's; it may be read-only if it holds the data.
+
+    download: whether a data set that the folder lacks may be fetched from the internet.
+    """
+
+    download: bool = True
+
+    folder: ClassVar[str]  #: where torchvision keeps it, in the data folder
+    shape: ClassVar[tuple[int, ...]] = (28, 28)
+    sizes: ClassVar[tuple[int, int]] = (60_000, 10_000)  #: of the training and the test split
+    #: the customary mean and std of each channel; None: those of the training images
+    statistics: ClassVar[Statistics | None] = None
+
+    def __post_init__(self) -> None:
+        check_bool(self, "download", self.download)
+
+    @property
+    def classes(self) -> int:
+        return 10
+
+    def load(self, data_dir: str | None, device: Any) -> Dataset:
+        inputs, labels = self._read(data_folder(data_dir))
+        return on_device(type(self).__name__, inputs, labels, self.classes, device, self.statistics)
+
+    def imitation(self) -> Source:
+        """Generated images of the same shape, classes and sizes; nothing is read."""
+        return Generated(self.classes, self.shape, *self.sizes)
+
+    def _read(self, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Inputs and labels by split: as they lie in the folder, else downloaded."""
+        try:
+            return self._splits(folder, download=False)
+        except Exception as error:  # a damaged file can raise anything in the reader
+            failure = error
+        if self.download:
+            logging.getLogger(__name__).warning("Downloading %s to %s", type(self).__name__, folder)
+            try:
+                with _quietly():
+                    return self._splits(folder, download=True)
+            except Exception as error:
+                failure = error
+        raise UserError(self._explained(folder / self.folder, failure))
+
+    def _splits(self, folder: Path, download: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        import torchvision.datasets
+
+        reader = getattr(torchvision.datasets, type(self).__name__)
+        inputs, labels = {}, {}
+        for split in ("train", "test"):
+            read = reader(str(folder), train=split == "train", download=download, **self._arguments())
+            inputs[split], labels[split] = self._converted(torch.as_tensor(read.data), torch.as_tensor(read.targets))
+            self._check(inputs[split], labels[split])
+        return inputs, labels
+
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments of torchvision's class besides root, train and download."""
+        return {}
+
+    def _converted(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `[N, *shape]` and labels from 0, from what torchvision holds."""
+        return images, labels
+
+    def _check(self, images: Tensor, labels: Tensor) -> None:
+        if images.shape[1:] != self.shape or len(images) != len(labels) or not len(labels):
+            raise ValueError(f"images of shape {tuple(images.shape)}, labels of shape {tuple(labels.shape)}")
+        if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
+            raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())}")
+
+    def _explained(self, place: Path, failure: Exception) -> str:
+        name, what = f"sources.{type(self).__name__}", type(self).__name__
+        if place.is_dir() and any(place.iterdir()):
+            return (
+                f"{name}: the files of {what} in {place} are incomplete or damaged ({reason(failure)}). "
+                f"Delete them to have them downloaded anew. {ELSEWHERE}"
+            )
+        why = f"downloading it failed ({reason(failure)})" if self.download else f"{name}.download is False"
+        return f"{name}: there is no {what} in {place}, and {why}. {ELSEWHERE}"
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars and warnings, and no endless wait for a server that does not answer."""
+    waiting = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        socket.setdefaulttimeout(waiting)
+
+
+@lopbench.register("sources")
+@dataclass(frozen=True)
+class MNIST(TorchvisionSource):
+    """MNIST: 60,000 + 10,000 handwritten digits, 28 x 28 grey (LeCun, Cortes, Burges 1998).
+
+    Mean 0.1307 and standard deviation 0.3081 are those of its training images.
+    """
+
+    folder: ClassVar[str] = "MNIST/raw"
+    statistics: ClassVar[Statistics | None] = ((0.1307,), (0.3081,))
+
+
+@lopbench.register("sources")
+@dataclass(frozen=True)
+class FashionMNIST(TorchvisionSource):
+    """Fashion-MNIST: 60,000 + 10,000 pieces of clothing, 28 x 28 grey, 10 classes (Xiao et al. 2017)."""
+
+    folder: ClassVar[str] = "FashionMNIST/raw"
+
+
+@lopbench.register("sources")
+@dataclass(frozen=True)
+class KMNIST(TorchvisionSource):
+    """Kuzushiji-MNIST: 60,000 + 10,000 cursive characters, 28 x 28 grey, 10 classes (Clanuwat et al. 2018)."""
+
+    folder: ClassVar[str] = "KMNIST/raw"
+
+
+@lopbench.register("sources")
+@dataclass(frozen=True)
+class EMNIST(TorchvisionSource):
+    """EMNIST: handwritten digits and letters, 28 x 28 grey (Cohen et al. 2017).
+
+    The files hold every image transposed, and torchvision hands them out so; here they are turned upright. The
+    labels of `letters`, 1 to 26 there, count from 0.
+
+    split: balanced (47 classes, 112,800 + 18,800), byclass (62), bymerge (47), letters (26), digits (10), mnist (10).
+    """
+
+    folder: ClassVar[str] = "EMNIST/raw"
+    #: classes, training and test images of each split
+    splits: ClassVar[dict[str, tuple[int, int, int]]] = {
+        "balanced": (47, 112_800, 18_800),
+        "byclass": (62, 697_932, 116_323),
+        "bymerge": (47, 697_932, 116_323),
+        "letters": (26, 124_800, 20_800),
+        "digits": (10, 240_000, 40_000),
+        "mnist": (10, 60_000, 10_000),
+    }
+
+    split: str = "balanced"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "split", self.split, self.splits)
+
+    @property
+    def classes(self) -> int:
+        return self.splits[self.split][0]
+
+    def imitation(self) -> Source:
+        return Generated(self.classes, self.shape, *self.splits[self.split][1:])
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"split": self.split}
+
+    def _converted(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return images.transpose(1, 2).contiguous(), labels - (self.split == "letters")
+
+
+@lopbench.register("sources")
+@dataclass(frozen=True)
+class CIFAR10(TorchvisionSource):
+    """CIFAR-10: 50,000 + 10,000 colour photographs, 3 x 32 x 32, 10 classes (Krizhevsky 2009).
+
+    Mean and standard deviation of the channels as in Kumar et al. 2023.
+    """
+
+    folder: ClassVar[str] = "cifar-10-batches-py"
+    shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
+    sizes: ClassVar[tuple[int, int]] = (50_000, 10_000)
+    statistics: ClassVar[Statistics | None] = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
+
+    def _converted(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return images.movedim(-1, 1).contiguous(), labels
+
+
+@lopbench.register("sources")
+@dataclass(frozen=True)
+class CIFAR100(CIFAR10):
+    """CIFAR-100: 50,000 + 10,000 colour photographs, 3 x 32 x 32, 100 classes (Krizhevsky 2009).
+
+    Mean and standard deviation of the channels as in Dohare et al. 2024 and Hernandez-Garcia et al. 2025.
+    """
+
+    folder: ClassVar[str] = "cifar-100-python"
+    statistics: ClassVar[Statistics | None] = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+    @property
+    def classes(self) -> int:
+        return 100

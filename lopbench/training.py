@@ -1,0 +1,203 @@
+"""The host's loop over one population: where it cuts the run, and what it does at the cuts.
+
+In this order at a step's start: a new task begins (`begin_task` of strategies, metrics "task_start"), tables
+are rebuilt at the stream's boundaries; then a stretch of steps up to the next cut; then a window ends (its
+means are recorded), periodic metrics, and at a task's end its online means, metrics "task_end", `end_task`.
+Nothing here waits for the device but reading a window back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lopbench.executors import Event, Executor
+from lopbench.learner import call_task_hook, empty_window, initial_state
+from lopbench.loggers.records import Record
+from lopbench.population import Population, map_tree
+from lopbench.probing import measure
+from lopbench.protocols import Clock, Metric, Tree, overrides
+
+EmitRecords = Callable[[Sequence[Record]], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a population is trained, and what is measured when."""
+
+    steps: int
+    window_steps: int
+    metrics: tuple[Metric, ...] = ()
+
+    def due(self, when: str) -> list[Metric]:
+        """The metrics of a moment ("task_start", "task_end")."""
+        return [metric for metric in self.metrics if metric.every == when]
+
+    def periodic(self, step: int) -> list[Metric]:
+        """The metrics with a period that are due after `step` updates."""
+        return [metric for metric in self.metrics if isinstance(metric.every, int) and step % metric.every == 0]
+
+    def next_periodic(self, step: int) -> int:
+        """The next number of updates after `step` at which a periodic metric is due."""
+        periods = [metric.every for metric in self.metrics if isinstance(metric.every, int)]
+        return min((step // period + 1) * period for period in periods) if periods else self.steps
+
+
+class Events:
+    """The strategies' rare work in the order of steps: merged, and turned into tensors."""
+
+    def __init__(self, population: Population) -> None:
+        self._device = population.device
+        self._dtype = population.dtype
+        self._streams: dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]] = {}
+        self._next: dict[str, tuple[int, dict[str, np.ndarray]]] = {}
+        self._idle: Tree = {}
+        for index, strategy in enumerate(population.strategies):
+            if not overrides(strategy, "events"):
+                continue
+            key = str(index)
+            hyper = population.hyper.get(f"strategies.{key}", {})
+            self._streams[key] = strategy.events(population, hyper)
+            if self._advance(key):
+                self._idle[key] = map_tree(np.zeros_like, self._next[key][1])
+
+    def _advance(self, key: str) -> bool:
+        following = next(self._streams[key], None)
+        if following is None:
+            self._next.pop(key, None)
+        else:
+            self._next[key] = following
+        return following is not None
+
+    def until(self, start: int, stop: int) -> list[Event]:
+        """The events of the updates start+1 ... stop, by their position from `start`; call with growing spans."""
+        found: list[Event] = []
+        while self._next:
+            number = min(number for number, _ in self._next.values())
+            if number > stop:
+                break
+            tables = dict(self._idle)
+            for key in [key for key, (due, _) in self._next.items() if due == number]:
+                tables[key] = self._next[key][1]
+                self._advance(key)
+            if number > start:
+                found.append((number - start - 1, map_tree(lambda a: torch.as_tensor(a, device=self._device), tables)))
+        return found
+
+
+@dataclass
+class Moment:
+    """What the loop tells its watcher after each window."""
+
+    step: int
+    task: int
+    alive: np.ndarray  # bool [R]
+    died_at: np.ndarray  # int64 [R]: updates completed by a frozen replica; -1
+
+
+def train(
+    population: Population,
+    executor: Executor,
+    plan: Plan,
+    emit: EmitRecords,
+    watch: Callable[[Moment], None] = lambda moment: None,
+    state: Tree | None = None,
+) -> Tree:
+    """Train for `plan.steps` updates; every record goes to `emit`. Returns the final state.
+
+    Stops early when every replica has turned non-finite.
+    """
+    state = initial_state(population) if state is None else state
+    stream, device, length = population.stream, population.device, population.stream.steps_per_task
+    events = Events(population)
+    task_sums: dict[str, np.ndarray] = {}
+    tables: Tree = {}
+    step = boundary = 0
+    while step < plan.steps:
+        task, in_task = divmod(step, length)
+        clock = Clock(*(torch.tensor(value, device=device) for value in (step, task, in_task)))
+        if in_task == 0:
+            if task:
+                state = call_task_hook(population, state, clock, "begin_task", task)
+            task_sums = {}
+            emit(_measured(population, state, plan.due("task_start"), step, task))
+        if step == boundary:
+            tables = stream.prepare(step)
+            boundary = stream.next_boundary(step)
+        task_end = (task + 1) * length
+        window_end = step - in_task + min(length, (in_task // plan.window_steps + 1) * plan.window_steps)
+        stop = min(plan.steps, boundary, window_end, plan.next_periodic(step))
+        state = executor.stretch(state, clock, stop - step, tables, events.until(step, stop))
+        step = stop
+        alive = None
+        if step in (window_end, plan.steps):
+            window, state = _read_window(population, state)
+            alive = state["alive"].cpu().numpy()
+            emit(_window_records(window, step, task))
+            task_sums = {tag: task_sums.get(tag, 0) + value for tag, value in window.items()}
+        emit(_measured(population, state, plan.periodic(step), step, task))
+        if step == task_end:
+            emit(_task_records(task_sums, length, step, task))
+            emit(_measured(population, state, plan.due("task_end"), step, task))
+            state = call_task_hook(population, state, clock.later(length - in_task), "end_task", task)
+        if alive is not None:
+            watch(Moment(step, task, alive, state["died_at"].cpu().numpy()))
+            if not alive.any():
+                break
+    return state
+
+
+def _measured(population: Population, state: Tree, metrics: Sequence[Metric], step: int, task: int) -> list[Record]:
+    if not metrics:
+        return []
+    values = measure(population, state, metrics, task)
+    nan = torch.tensor(torch.nan, dtype=torch.float64, device=population.device)  # of a frozen replica
+    return [
+        Record(step, task, tag, torch.where(state["alive"], value.double(), nan).cpu().numpy())
+        for tag, value in values.items()
+    ]
+
+
+def _read_window(population: Population, state: Tree) -> tuple[dict[str, np.ndarray], Tree]:
+    """The window's sums on the host, and the state with a new window begun."""
+    sums = state["online"]
+    fresh = empty_window(population)
+    for carried in ("pending", "pending_loss"):
+        if carried in sums:
+            fresh[carried] = sums[carried]
+    read = {tag: value.cpu().numpy() for tag, value in sums.items() if not tag.startswith("pending")}
+    return read, {**state, "online": fresh}
+
+
+MEANS = {"loss": "loss", "accuracy": "accuracy"}
+
+
+def _window_records(sums: dict[str, np.ndarray], step: int, task: int) -> list[Record]:
+    """`online/...` means, `strategy/...` sums, and mean losses around reinitialisations, of one window."""
+    records = [Record(step, task, f"online/{tag}", _ratio(sums[tag], sums["steps"])) for tag in MEANS if tag in sums]
+    for tag, value in sums.items():
+        if tag not in (*MEANS, "steps", "events", "loss_before", "loss_after"):
+            records.append(Record(step, task, f"strategy/{tag}", _where_trained(value, sums["steps"])))
+    if "events" in sums and sums["events"].any():
+        for tag in ("loss_before", "loss_after"):
+            records.append(Record(step, task, f"strategy/{tag}_reinitialization", _ratio(sums[tag], sums["events"])))
+    return records
+
+
+def _task_records(sums: dict[str, np.ndarray], length: int, step: int, task: int) -> list[Record]:
+    """`task/online_...`: means over the task's steps."""
+    counted = np.where(sums["steps"] == length, length, 0)  # a replica frozen within the task has no mean of it
+    means = {tag: _ratio(sums[tag], counted) for tag in MEANS if tag in sums}
+    return [Record(step, task, f"task/online_{tag}", mean) for tag, mean in means.items()]
+
+
+def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """total / count, NaN where nothing was counted (a frozen replica)."""
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _where_trained(value: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return np.where(steps > 0, value, np.nan)

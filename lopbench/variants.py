@@ -1,0 +1,255 @@
+"""Variants: `run`, the gin root, builds the parts of one; `group` packs them into populations.
+
+The one place where the parts meet. Variants whose parts differ only in numbers marked `PerReplica` train side
+by side in one population; what differs in structure makes another, trained after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gin
+import numpy as np
+import torch
+from torch import nn
+
+from lopbench.checks import is_integer, is_number
+from lopbench.errors import require
+from lopbench.executors import EXECUTORS
+from lopbench.loggers.records import Replica
+from lopbench.optimizers.schedules import Constant
+from lopbench.population import Population, initial_records, stack_parts
+from lopbench.protocols import Dataset, Optimizer, PerReplica, Schedule, Source, Strategy, Stream
+from lopbench.registry import kind_of, per_replica_fields
+from lopbench.strategies.baseline import Baseline
+from lopbench.training import Plan
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+#: Seeds are 64-bit keys; a gin file may name any of these.
+SEED_BOUND = 2**63
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a variant is built: the device, and how a source's data are had (once each)."""
+
+    device: torch.device
+    data: Callable[[Source], Dataset]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant's parts, built and checked; its replicas differ in the seed alone."""
+
+    source: Source | None
+    stream: Stream
+    module: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    strategies: tuple[Strategy, ...]
+    seeds: tuple[int, ...]
+    dtype: torch.dtype
+    max_gradient_norm: float | None
+    plan: Plan
+    executor: str
+    block_steps: int | None
+
+    def structure(self) -> tuple[Any, ...]:
+        """What must be equal for two variants to share a population."""
+        module = (type(self.module), repr(self.module), tuple(sorted(initial_records(self.module).items())))
+        parts = (self.optimizer, self.schedule, *self.strategies, *self.plan.metrics)
+        return (
+            self.source,
+            structure_of(self.stream, leave_out=("data", "seeds")),
+            module,
+            tuple(structure_of(part) for part in parts),
+            (self.dtype, self.max_gradient_norm is None, self.plan.steps, self.plan.window_steps),
+            (self.executor, self.block_steps),
+        )
+
+    def numbers(self) -> dict[str, float | None]:
+        """Every PerReplica field's value, keyed "optimizers.SGD.learning_rate"."""
+        found: dict[str, float | None] = {"run.max_gradient_norm": self.max_gradient_norm}
+        for part in (self.optimizer, *self.strategies):
+            for field in per_replica_fields(type(part)):
+                found[f"{kind_of(type(part))}.{type(part).__name__}.{field}"] = getattr(part, field)
+        return found
+
+
+def structure_of(part: Any, leave_out: Sequence[str] = ()) -> tuple[Any, ...]:
+    """A part's class and all of its fields but those that may differ within a population."""
+    free = {*per_replica_fields(type(part)), *leave_out}
+    return type(part), tuple((f.name, getattr(part, f.name)) for f in dataclasses.fields(part) if f.name not in free)
+
+
+@gin.configurable("run", module="lopbench", denylist=["surroundings"])
+def run(
+    surroundings: Surroundings,
+    stream: type,
+    architecture: type,
+    optimizer: type,
+    source: type | None = None,
+    schedule: type = Constant,
+    strategies: Sequence[type] = (Baseline,),
+    metrics: Sequence[type] = (),
+    seeds: int | Sequence[int] = 1,
+    max_tasks: int | None = None,
+    max_steps: int | None = None,
+    window_steps: int = 1000,
+    dtype: str = "float32",
+    max_gradient_norm: PerReplica[float | None] = None,
+    executor: str = "auto",
+    block_steps: int | None = None,
+) -> Variant:
+    """Build the parts of one variant, in this order: source, stream, architecture, the others.
+
+    stream, architecture, optimizer, source, schedule, strategies, metrics: the parts' classes.
+    seeds: how many (0, 1, ...), or a list of them; one replica each.
+    max_tasks, max_steps: stop there; None: where the stream ends.
+    window_steps: updates whose mean makes one point of `online/...`; a window also ends with its task.
+    dtype: "float32" or "float64", of parameters and inputs.
+    max_gradient_norm: a replica's gradient is scaled down to this norm; None: never.
+    executor: "auto", or one of executors.EXECUTORS; block_steps: updates in one call of it, None: chosen.
+    """
+    for name, value in (("max_tasks", max_tasks), ("max_steps", max_steps)):
+        _check_run(name, value, value is None or is_integer(value, 1), "an integer at least 1, or None for no limit")
+    _check_run("window_steps", window_steps, is_integer(window_steps, 1), "an integer at least 1")
+    _check_run("dtype", dtype, dtype in DTYPES, f"one of {', '.join(DTYPES)}")
+    _check_run("executor", executor, executor in EXECUTORS, f"one of {', '.join(EXECUTORS)}")
+    _check_run("block_steps", block_steps, block_steps is None or is_integer(block_steps, 1), "an integer at least 1, or None")
+    positive = is_number(max_gradient_norm) and max_gradient_norm > 0  # type: ignore[operator]
+    _check_run("max_gradient_norm", max_gradient_norm, max_gradient_norm is None or positive, "a number above 0, or None")
+    seeds = check_seeds(seeds)
+
+    built_source = source() if source else None
+    if stream.needs_source:  # type: ignore[attr-defined]
+        require(built_source is not None, f"streams.{stream.__name__} needs data: bind run.source, for example to @sources.MNIST.")
+    else:
+        require(built_source is None, f"streams.{stream.__name__} makes its own data: run.source must be None, not {source}.")
+    data = surroundings.data(built_source) if built_source else None
+    keys = torch.tensor(seeds, dtype=torch.int64, device=surroundings.device)
+    built_stream: Stream = stream(data=data, seeds=keys, dtype=DTYPES[dtype])
+    variant = Variant(
+        source=built_source,
+        stream=built_stream,
+        module=architecture(problem=built_stream.problem),
+        optimizer=optimizer(),
+        schedule=schedule(steps_per_task=built_stream.steps_per_task),
+        strategies=tuple(strategy() for strategy in strategies),
+        seeds=seeds,
+        dtype=DTYPES[dtype],
+        max_gradient_norm=max_gradient_norm,
+        plan=Plan(planned_steps(built_stream, max_tasks, max_steps), window_steps, tuple(metric() for metric in metrics)),
+        executor=executor,
+        block_steps=block_steps,
+    )
+    population = populate([variant])
+    for strategy in population.strategies:
+        strategy.check(population)
+    return variant
+
+
+def _check_run(name: str, value: Any, right: bool, what: str) -> None:
+    require(right, f"run.{name} is {value!r}: it must be {what}.")
+
+
+def check_seeds(seeds: Any) -> tuple[int, ...]:
+    """A count n means 0 ... n-1; a list must hold different integers of 64 bits."""
+    if is_integer(seeds, 1):
+        return tuple(range(seeds))
+    listed = isinstance(seeds, (list, tuple)) and len(seeds) > 0
+    integers = listed and all(is_integer(seed, -SEED_BOUND) and seed < SEED_BOUND for seed in seeds)
+    _check_run("seeds", seeds, integers, "a count at least 1, or a list of 64-bit integers")
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    require(not twice, f"run.seeds names {', '.join(map(str, twice))} twice: two replicas of one seed are the same replica.")
+    return tuple(seeds)
+
+
+def planned_steps(stream: Stream, max_tasks: int | None, max_steps: int | None) -> int:
+    """How many updates the run takes: the stream's length, cut by `max_tasks` and `max_steps`."""
+    tasks = [tasks for tasks in (stream.tasks, max_tasks) if tasks is not None]
+    limits = [min(tasks) * stream.steps_per_task] if tasks else []
+    limits += [max_steps] if max_steps is not None else []
+    require(bool(limits), f"streams.{type(stream).__name__} never ends: set run.max_tasks or run.max_steps.")
+    return min(limits)
+
+
+def populate(variants: Sequence[Variant]) -> Population:
+    """The population of all replicas of variants of equal structure, in order."""
+    first = variants[0]
+    each = [variant for variant in variants for _ in variant.seeds]
+    optimizer, hyper = stack_parts([variant.optimizer for variant in each], "optimizer")
+    hypers = {"optimizer": hyper}
+    strategies = []
+    for index in range(len(first.strategies)):
+        strategy, hyper = stack_parts([variant.strategies[index] for variant in each], "strategies")
+        strategies.append(strategy)
+        hypers[f"strategies.{index}"] = hyper
+    limits = np.array([np.nan if v.max_gradient_norm is None else v.max_gradient_norm for v in each], dtype=np.float64)
+    seeds = torch.cat([variant.stream.seeds for variant in variants])
+    return Population(
+        stream=dataclasses.replace(first.stream, seeds=seeds),  # type: ignore[type-var]
+        module=first.module,
+        optimizer=optimizer,
+        schedule=first.schedule,
+        strategies=tuple(strategies),
+        hyper=hypers,
+        seeds=seeds,
+        dtype=first.dtype,
+        max_gradient_norm=None if np.isnan(limits).all() else limits,
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Variants that train as one population, and the replicas they make."""
+
+    variants: tuple[Variant, ...]
+    replicas: tuple[Replica, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(replica.variant for replica in self.replicas))
+
+    @property
+    def plan(self) -> Plan:
+        return self.first.plan
+
+    @property
+    def first(self) -> Variant:
+        """Stands for all where they are equal."""
+        return self.variants[0]
+
+    def population(self) -> Population:
+        return populate(self.variants)
+
+
+def group(variants: dict[str, Variant]) -> list[Group]:
+    """Variants of equal structure together, in order of their first; replicas are numbered over all."""
+    together: dict[int, list[str]] = {}
+    structures: list[tuple[Any, ...]] = []
+    for name, variant in variants.items():
+        structure = variant.structure()
+        if structure not in structures:
+            structures.append(structure)
+        together.setdefault(structures.index(structure), []).append(name)
+    numbers = {name: variant.numbers() for name, variant in variants.items()}
+    varying = [
+        key
+        for key in dict.fromkeys(key for values in numbers.values() for key in values)
+        if len({values[key] for values in numbers.values() if key in values}) > 1
+    ]
+    index = 0
+    groups = []
+    for names in together.values():
+        replicas = []
+        for name in names:
+            hyper = {key: numbers[name][key] for key in varying if key in numbers[name]}
+            for seed in variants[name].seeds:
+                replicas.append(Replica(index, name, seed, hyper))
+                index += 1
+        groups.append(Group(tuple(variants[name] for name in names), tuple(replicas)))
+    return groups

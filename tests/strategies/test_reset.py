@@ -1,0 +1,151 @@
+"""Resets: which parts, when, in which replicas, and what becomes of the optimizer's state."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lopbench.errors import UserError
+from lopbench.optimizers.adam import Adam
+from lopbench.strategies.reset import Reset
+from tests.helpers import Tensors, call, learner_for, run, tiny_population
+
+NORMS, HEAD = {"norm.weight", "norm.bias"}, {"output.weight", "output.bias"}
+
+
+def trained(strategies, **population):
+    """The learner of a population after three plain updates, about to begin a task."""
+    state = run(tiny_population(**population), 3)
+    learner = learner_for(None, strategies, parameters=state["parameters"], buffers=state["buffers"], **population)
+    learner.optimizer_state = state["optimizer"]
+    return learner
+
+
+def changed(learner, before):
+    return {name for name, value in learner.parameters.items() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize(
+    "parts, expected",
+    [
+        (["head"], HEAD),
+        (["norms"], NORMS),
+        (("head", "norms"), HEAD | NORMS),
+        (["network"], None),
+        (["momentum"], set()),
+    ],
+)
+def test_the_named_parts_are_drawn_anew_and_nothing_else_moves(parts, expected):
+    learner = trained(Reset(parts=parts))
+    before = dict(learner.parameters)
+    call(learner, "begin_task", update=4)
+    everything = set(before)
+    assert changed(learner, before) == (everything if expected is None else expected)
+    entries = sum(before[name][0].numel() for name in (everything if expected is None else expected))
+    assert learner.reported["reinitialized_weights"].tolist() == [entries] * 2
+
+
+def test_new_values_come_from_the_initial_records_and_are_not_the_first_ones():
+    learner = trained(Reset(parts=["network"]))
+    first = learner.population.initial_parameters()
+    call(learner, "begin_task", update=4)
+    assert (learner.parameters["norm.weight"] == 1).all() and not learner.parameters["output.bias"].any()
+    for name in ("hidden.weight", "output.weight"):
+        assert learner.parameters[name].abs().max() <= first[name].shape[-1] ** -0.5
+        assert (learner.parameters[name] != first[name]).all()
+
+
+def test_momentum_is_kept_unless_it_is_among_the_parts():
+    kept, cleared = trained(Reset(parts=["network"])), trained(Reset(parts=["network", "momentum"]))
+    before = kept.optimizer_state
+    for learner in (kept, cleared):
+        call(learner, "begin_task", update=4)
+    for name, slot in before["momentum"].items():
+        assert slot.any() and torch.equal(kept.optimizer_state["momentum"][name], slot)
+        assert not cleared.optimizer_state["momentum"][name].any()
+
+
+def test_clear_optimizer_clears_the_state_of_what_was_drawn_anew():
+    learner = trained(Reset(parts=["head"], clear_optimizer=True))
+    before = learner.optimizer_state["momentum"]
+    call(learner, "begin_task", update=4)
+    for name, slot in learner.optimizer_state["momentum"].items():
+        assert not slot.any() if name in HEAD else torch.equal(slot, before[name])
+
+
+def test_momentum_restarts_step_counts_as_a_new_optimizer_does():
+    learner = trained(Reset(parts=["momentum"]), optimizer=Adam())
+    assert learner.optimizer_state["steps"].tolist() == [3, 3]
+    call(learner, "begin_task", update=4)
+    assert learner.optimizer_state["steps"].tolist() == [0, 0]
+    assert not any(slot.any() for slot in learner.optimizer_state["v"].values())
+
+
+def test_with_a_period_it_acts_after_its_multiples_in_the_replicas_that_are_due():
+    strategies = [Reset(parts=["network", "momentum"], when="period", period=period) for period in (3, 2, None)]
+    learner = learner_for(strategies=strategies)
+    first = dict(learner.parameters)
+    slots = {name: torch.ones_like(p) for name, p in first.items()}
+    acted = []
+    for update in range(1, 7):
+        learner.parameters, learner.optimizer_state = dict(first), {"momentum": slots}
+        call(learner, "after_update", update)
+        acted.append((learner.parameters["hidden.weight"] != first["hidden.weight"]).flatten(1).all(dim=1))
+        cleared = (learner.optimizer_state["momentum"]["hidden.weight"] == 0).flatten(1).all(dim=1)
+        assert torch.equal(acted[-1], cleared)
+    assert torch.stack(acted).int().tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]]
+    call(learner, "begin_task")
+    assert torch.equal(learner.parameters["hidden.weight"][2], first["hidden.weight"][2])
+    assert not strategies[0].needs_task_boundaries
+
+
+def test_a_network_reset_at_each_task_starts_each_task_anew():
+    """After a reset training goes on as from a fresh network with a fresh optimizer."""
+    population = tiny_population([Reset()], steps_per_task=3)
+    assert population.strategies[0].needs_task_boundaries
+    state = run(population, 4)
+    assert state["online"]["reinitialized_weights"].tolist() == [53, 53]
+    again = run(population, 1, run(population, 3), done=3)
+    assert all(torch.equal(value, again["parameters"][name]) for name, value in state["parameters"].items())
+    momentum = state["optimizer"]["momentum"]["output.bias"]
+    assert (momentum.abs().sum(dim=1) <= 2).all() and momentum.any()  # one gradient of a cross-entropy: no more than 2
+
+
+class BatchNormed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.between, self.output = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.output(self.between(self.hidden(x))), {}
+
+
+@pytest.mark.parametrize("part, keep", [("network", False), ("norms", False), ("network", True), ("head", False)])
+def test_running_statistics_are_reset_with_the_network_and_with_the_norms(part, keep):
+    module = BatchNormed()
+    state = run(tiny_population(module=module), 3)
+    strategy = Reset(parts=[part], keep_running_statistics=keep)
+    learner = learner_for(module, strategy, parameters=state["parameters"], buffers=state["buffers"])
+    call(learner, "begin_task", update=4)
+    assert state["buffers"]["between.num_batches_tracked"].tolist() == [3, 3]
+    first = (torch.zeros(2, 5), torch.ones(2, 5), torch.zeros(2, dtype=torch.int64))
+    for name, value in zip(("running_mean", "running_var", "num_batches_tracked"), first, strict=True):
+        expected = state["buffers"][f"between.{name}"] if part == "head" or keep else value
+        assert torch.equal(learner.buffers[f"between.{name}"], expected)
+
+
+def test_what_the_network_lacks_is_refused_before_training():
+    population = tiny_population(module=Tensors({"a": (2,)}))
+    with pytest.raises(UserError, match=r"Tensors does not show which layer is its head"):
+        Reset(parts=["head"]).check(population)
+    with pytest.raises(UserError, match=r'strategies.Reset.parts has "norms", but Tensors has no normalisation'):
+        Reset(parts=["norms"]).check(population)
+
+
+@pytest.mark.parametrize("parts", [[], "head", None, ["heads"]])
+def test_wrong_parts_are_refused(parts):
+    with pytest.raises(UserError, match=r"strategies.Reset.parts is"):
+        Reset(parts=parts)
+
+
+def test_parts_are_stored_as_a_tuple_so_that_replicas_compare_equal():
+    assert Reset(parts=["head"]) == Reset(parts=("head",))
