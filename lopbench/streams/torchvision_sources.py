@@ -10,7 +10,7 @@ import logging
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from torch import Tensor
 
 import lopbench
 from lopbench.checks import check_bool, check_choice
-from lopbench.errors import UserError
+from lopbench.errors import UserError, require
 from lopbench.protocols import Dataset, Source
 from lopbench.streams.sources import ELSEWHERE, Generated, Statistics, data_folder, on_device, reason
 
@@ -53,62 +53,69 @@ class TorchvisionSource(Source):
         return 10
 
     def load(self, data_dir: str | None, device: Any) -> Dataset:
-        inputs, labels = self._read(data_folder(data_dir))
+        folder = data_folder(data_dir)
+        inputs, labels = {}, {}
+        for split, (images, targets) in self._read(folder).items():
+            inputs[split], labels[split] = self._converted(images, targets)
+            wrong = self._wrong(inputs[split], labels[split])
+            require(not wrong, self._damaged(folder, wrong))
         return on_device(type(self).__name__, inputs, labels, self.classes, device, self.statistics)
 
     def imitation(self) -> Source:
         """Generated images of the same shape, classes and sizes; nothing is read."""
         return Generated(self.classes, self.shape, *self.sizes)
 
-    def _read(self, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Inputs and labels by split: as they lie in the folder, else downloaded."""
+    def _read(self, folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+        """Images and labels of each split as torchvision hands them out: what lies in the folder, else downloaded."""
+        place = folder / self.folder
         try:
             return self._splits(folder, download=False)
         except Exception as error:  # a damaged file can raise anything in the reader
-            failure = error
+            failure = reason(error)
         if self.download:
             logging.getLogger(__name__).warning("Downloading %s to %s", type(self).__name__, folder)
             try:
-                with _quietly():
+                with _leaving_no_empty_folders(place):
                     return self._splits(folder, download=True)
             except Exception as error:
-                failure = error
-        raise UserError(self._explained(folder / self.folder, failure))
+                failure = reason(error)
+        if place.is_dir() and any(place.iterdir()):
+            raise UserError(self._damaged(folder, failure))
+        name, what = f"sources.{type(self).__name__}", type(self).__name__
+        why = f"downloading it failed ({failure})" if self.download else f"{name}.download is False"
+        raise UserError(f"{name}: there is no {what} in {place}, and {why}. {ELSEWHERE}")
 
-    def _splits(self, folder: Path, download: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        import torchvision.datasets
+    def _splits(self, folder: Path, download: bool) -> dict[str, tuple[Tensor, Tensor]]:
+        found = {}
+        with _quietly():
+            import torchvision.datasets
 
-        reader = getattr(torchvision.datasets, type(self).__name__)
-        inputs, labels = {}, {}
-        for split in ("train", "test"):
-            read = reader(str(folder), train=split == "train", download=download, **self._arguments())
-            inputs[split], labels[split] = self._converted(torch.as_tensor(read.data), torch.as_tensor(read.targets))
-            self._check(inputs[split], labels[split])
-        return inputs, labels
+            reader = getattr(torchvision.datasets, type(self).__name__)
+            for split in ("train", "test"):
+                read = reader(str(folder), train=split == "train", download=download, **self._arguments())
+                found[split] = torch.as_tensor(read.data), torch.as_tensor(read.targets)
+        return found
 
     def _arguments(self) -> dict[str, Any]:
         """Arguments of torchvision's class besides root, train and download."""
         return {}
 
     def _converted(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `[N, *shape]` and labels from 0, from what torchvision holds."""
+        """Images `[N, *shape]` and labels from 0, from what torchvision hands out."""
         return images, labels
 
-    def _check(self, images: Tensor, labels: Tensor) -> None:
+    def _wrong(self, images: Tensor, labels: Tensor) -> str:
+        """What is wrong with the data of a split; empty if nothing is."""
         if images.shape[1:] != self.shape or len(images) != len(labels) or not len(labels):
-            raise ValueError(f"images of shape {tuple(images.shape)}, labels of shape {tuple(labels.shape)}")
-        if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
-            raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())}")
+            return f"images of shape {tuple(images.shape)}, labels of shape {tuple(labels.shape)}"
+        low, high = int(labels.min()), int(labels.max())
+        return f"labels from {low} to {high}" if low < 0 or high >= self.classes else ""
 
-    def _explained(self, place: Path, failure: Exception) -> str:
-        name, what = f"sources.{type(self).__name__}", type(self).__name__
-        if place.is_dir() and any(place.iterdir()):
-            return (
-                f"{name}: the files of {what} in {place} are incomplete or damaged ({reason(failure)}). "
-                f"Delete them to have them downloaded anew. {ELSEWHERE}"
-            )
-        why = f"downloading it failed ({reason(failure)})" if self.download else f"{name}.download is False"
-        return f"{name}: there is no {what} in {place}, and {why}. {ELSEWHERE}"
+    def _damaged(self, folder: Path, why: str) -> str:
+        return (
+            f"sources.{type(self).__name__}: the files of {type(self).__name__} in {folder / self.folder} are "
+            f"incomplete or damaged ({why}): delete them and fetch them anew. {ELSEWHERE}"
+        )
 
 
 @contextmanager
@@ -122,6 +129,18 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         socket.setdefaulttimeout(waiting)
+
+
+@contextmanager
+def _leaving_no_empty_folders(place: Path) -> Iterator[None]:
+    """Removes the folders down to `place` that were made meanwhile and are empty: a failed download leaves some."""
+    absent = [folder for folder in (place, *place.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in absent:
+            with suppress(OSError):  # not empty, or never made
+                folder.rmdir()
 
 
 @lopbench.register("sources")
@@ -191,7 +210,7 @@ class EMNIST(TorchvisionSource):
         return {"split": self.split}
 
     def _converted(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return images.transpose(1, 2).contiguous(), labels - (self.split == "letters")
+        return images.transpose(1, 2).contiguous(), labels - int(self.split == "letters")
 
 
 @lopbench.register("sources")

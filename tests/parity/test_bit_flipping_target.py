@@ -12,7 +12,9 @@ from lopbench.streams.slowly_changing_regression import ThresholdNetwork
 from tests.parity.reference import cases
 
 
-@pytest.mark.parametrize(("name", "config", "arrays"), [pytest.param(*case, id=case[0]) for case in cases("bit_flipping_target")])
+@pytest.mark.parametrize(
+    ("name", "config", "arrays"), [pytest.param(*case, id=case[0]) for case in cases("bit_flipping_target")]
+)
 def test_outputs(name: str, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
     target = ThresholdNetwork(

@@ -219,7 +219,10 @@ def test_compiled(name):
         ({"epochs_per_task": None}, r"streams\.PermutedInputs\.epochs_per_task is None"),
         ({"tasks": 0}, r"streams\.PermutedInputs\.tasks is 0"),
         ({"examples_per_task": 51}, r"examples_per_task is 51: numbered has 50 training examples\."),
-        ({"resample_examples": True}, r"resample_examples is True, but .* bind streams\.PermutedInputs\.examples_per_task"),
+        (
+            {"resample_examples": True},
+            r"resample_examples is True, but .* bind streams\.PermutedInputs\.examples_per_task",
+        ),
         ({"scaling": "standart"}, r"scaling is 'standart'.*Did you mean standard"),
         ({"permute_first_task": 1}, r"streams\.PermutedInputs\.permute_first_task is 1: it must be True or False\."),
         ({"data": None}, r"streams\.PermutedInputs shows a data set: bind run\.source"),

@@ -17,9 +17,7 @@ def permutations_of(stream: PermutedInputs, tasks: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("permute_first_task", [True, False])
 def test_every_example_of_a_task_is_permuted_alike(permute_first_task):
-    stream = PermutedInputs(
-        numbered(50), SEEDS, torch.float64, batch_size=10, permute_first_task=permute_first_task
-    )
+    stream = PermutedInputs(numbered(50), SEEDS, torch.float64, batch_size=10, permute_first_task=permute_first_task)
     assert stream.problem == Problem((16, 16), 5, "cross_entropy")
     permutations = permutations_of(stream, 4)
     identity = torch.arange(256)

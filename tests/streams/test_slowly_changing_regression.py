@@ -31,7 +31,9 @@ def test_a_task_is_a_period():
     assert stream.steps_per_task == 10_000 and stream.problem == Problem((20,), 1, "squared_error")
     assert [stream.next_boundary(step) for step in (0, 9_999, 10_000)] == [10_000, 10_000, 20_000]
     inputs, targets = walk(make(period=50), 0, 200, 50)
-    assert inputs.shape == (200, 3, 1, 20) and targets.shape == (200, 3, 1, 1) and set(inputs.unique().tolist()) == {0, 1}
+    assert (
+        inputs.shape == (200, 3, 1, 20) and targets.shape == (200, 3, 1, 1) and set(inputs.unique().tolist()) == {0, 1}
+    )
     slow = inputs[:, :, 0, :15].view(4, 50, 3, 15)
     assert torch.equal(slow, slow[:, :1].expand_as(slow))  # constant within a task
     assert (slow[1:, 0] != slow[:-1, 0]).any(dim=-1).all()
@@ -70,12 +72,11 @@ def test_redraw_draws_every_bit():
     assert abs((bits[1:] != bits[:-1]).sum(dim=-1).double().mean() - 7.5) < 0.2
 
 
-@pytest.mark.parametrize(("threshold", "variance"), [("upstream", 3.9), ("paper", 4.8)])
-def test_variance_of_the_target_over_100_networks(threshold, variance):
+@pytest.mark.parametrize(("threshold", "variance", "tolerance"), [("upstream", 3.9, 0.2), ("paper", 4.8, 0.3)])
+def test_variance_of_the_target_over_100_networks(threshold, variance, tolerance):
     stream = make(torch.arange(100), threshold=threshold)
     targets = torch.stack([stream.prepare(10_000 * task)["targets"] for task in range(100)])
-    tolerance = 0.2 if threshold == "upstream" else 0.3
-    assert abs(targets.var() - variance) < tolerance + (variance - 3.9) * 0  # pooled over networks, tasks and inputs
+    assert abs(targets.var() - variance) < tolerance  # pooled over networks, tasks and inputs; of the published code
 
 
 @pytest.mark.parametrize(("threshold", "least"), [("upstream", {1: 14, -1: 17}), ("paper", {1: 14, -1: 15})])
@@ -88,7 +89,12 @@ def test_a_unit_fires_from_so_many_agreeing_inputs_on(threshold, least):
     for unit in range(3):
         sign = int(target.bias[0, unit])
         alone = type(target)(
-            target.weight[0, unit : unit + 1], target.bias[0, unit : unit + 1], torch.ones(1), torch.zeros(()), 0.7, threshold
+            target.weight[0, unit : unit + 1],
+            target.bias[0, unit : unit + 1],
+            torch.ones(1),
+            torch.zeros(()),
+            0.7,
+            threshold,
         )
         tail = sum(comb(20, agreeing) for agreeing in range(least[sign], 21))
         assert int(alone(x).sum()) == tail
