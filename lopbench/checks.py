@@ -37,7 +37,9 @@ def check_number(
     range_ = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
     kind = "an integer" if integer else "a number"
     right = f"it must be {kind}" + (f" {range_}" if range_ else "") + (", or None to switch it off" if optional else "")
-    number = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = (
+        isinstance(value, int if integer else (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    )
     inside = number and (
         (at_least is None or value >= at_least)
         and (above is None or value > above)
@@ -50,7 +52,10 @@ def check_number(
 def check_choice(part: Any, field: str, value: Any, choices: Iterable[str]) -> None:
     """Refuse a value that is none of the named choices, and suggest the nearest."""
     known = list(choices)
-    require(value in known, f"{_where(part, field)} is {value!r}: it must be one of {', '.join(known)}.{_hint(value, known)}")
+    require(
+        value in known,
+        f"{_where(part, field)} is {value!r}: it must be one of {', '.join(known)}.{_hint(value, known)}",
+    )
 
 
 def _hint(value: Any, known: list[str]) -> str:

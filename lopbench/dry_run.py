@@ -38,7 +38,7 @@ def describe(groups: Sequence[Group], choices: Sequence[Choice]) -> str:
             f"  strategies  {', '.join(type(s).__name__ for s in population.strategies) or 'none'}",
             f"  told of task boundaries: {_told(g)}",
             f"  executor    {choice.executor}, {choice.block_steps} steps a call ({choice.reason})",
-            f"  memory      {memory_bytes(state) / 2**20:,.1f} MiB of state, about three times that while training",
+            f"  memory      {_bytes(memory_bytes(state))} of state, about three times that while training",
             f"  time        {eager * 1e3:.1f} ms a step run eagerly",
         ]
     lines.append(
@@ -67,6 +67,14 @@ def _told(g: Group) -> str:
 
 def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds)) if len(seeds) <= 6 else f"{seeds[0]}, {seeds[1]}, ..., {seeds[-1]}"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:,.4g} {unit}"
+        count /= 1024
+    return f"{count:,.4g} GiB"
 
 
 def _duration(seconds: float) -> str:

@@ -31,6 +31,8 @@ COMPILE_FROM_STEPS = 4000
 #: Above this many parameters a CPU is faster replica by replica: matrix products fill it, stacking only adds traffic.
 LOOP_FROM_PARAMETERS = 2_000_000
 
+DEFAULT_THREADS = torch.get_num_threads()
+
 Event = tuple[int, Tree]  #: (position in the stretch, from 0; table)
 
 
@@ -46,21 +48,23 @@ class Stacked:
 
     def __init__(self, population: Population, block_steps: int, compiled: bool) -> None:
         self.block_steps = block_steps
-        self._hot, self._single = make_block(population, block_steps), make_block(population, 1)
-        if compiled:
-            self._hot, self._single = _compile(self._hot), _compile(self._single)
-        device = population.device
-        self._counts = [torch.tensor(count, device=device) for count in range(block_steps + 1)]
+        hot, single = make_block(population, block_steps), make_block(population, 1)
+        self._hot, self._single = (_compile(hot), _compile(single)) if compiled else (hot, single)
 
     def stretch(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Tree:
+        """Hot blocks up to each event, single steps for what they leave over and for the events."""
         done = 0
-        for position, table in (*events, (steps, None)):
+        # where there are events, steps left over share their graph, with nothing due
+        idle = map_tree(torch.zeros_like, events[0][1]) if events else {}
+        for position, table in (*events, (steps, {})):
+            while done + self.block_steps <= position:
+                state, clock = self._hot(state, clock, tables, {})
+                done += self.block_steps
             while done < position:
-                count = min(self.block_steps, position - done)
-                state, clock = self._hot(state, clock, self._counts[count], tables, {})
-                done += count
-            if table is not None:
-                state, clock = self._single(state, clock, self._counts[1], tables, table)
+                state, clock = self._single(state, clock, tables, idle)
+                done += 1
+            if table:
+                state, clock = self._single(state, clock, tables, table)
                 done += 1
         return state
 
@@ -97,9 +101,12 @@ class Choice:
 
     executor: str
     block_steps: int
+    threads: int
     reason: str
 
     def build(self, population: Population) -> Executor:
+        """The executor; also sets the number of threads that torch uses from here on."""
+        torch.set_num_threads(self.threads)
         kind = Looped if self.executor.startswith("looped") else Stacked
         return kind(population, self.block_steps, compiled=self.executor.endswith("compiled"))
 
@@ -121,25 +128,31 @@ def choose(population: Population, steps: int, executor: str = "auto", block_ste
         why_eager = missing or f"{steps} steps are too few to be worth compiling"
         reason = f"{parameters:,} parameters a replica, " + (f"{steps:,} steps" if compiled else why_eager)
     elif executor.endswith("compiled"):
-        require(missing is None, f"run.executor is {executor!r}, but {missing}. Install one, or leave run.executor at 'auto'.")
+        require(
+            missing is None,
+            f"run.executor is {executor!r}, but {missing}. Install one, or leave run.executor at 'auto'.",
+        )
+    work = parameters * population.replicas * getattr(population.stream, "batch_size", 1)  # multiply-adds of a pass
     if block_steps is None:
-        block_steps = default_block_steps(population, parameters) if executor.endswith("compiled") else 1
-    return Choice(executor, block_steps, reason)
-
-
-def default_block_steps(population: Population, parameters: int) -> int:
-    """Steps unrolled in one compiled call: many where a step is so small that the call would cost more."""
-    work = parameters * population.replicas * getattr(population.stream, "batch_size", 1)
-    return 10 if work < 1_000_000 else 4 if work < 10_000_000 else 1
+        # many steps unrolled in one compiled call where a step is so small that the call would cost more
+        block_steps = (5 if work < 1_000_000 else 2 if work < 10_000_000 else 1) if executor.endswith("compiled") else 1
+    threads = 1 if work < 1_000_000 else DEFAULT_THREADS  # two threads wait for each other longer than they work
+    return Choice(executor, block_steps, threads, reason)
 
 
 def missing_compiler(device: torch.device) -> str | None:
     """Why `torch.compile` can't work on this machine; None if it can."""
     if device.type == "cuda":
-        return None if importlib.util.find_spec("triton") else "Triton, which torch.compile needs on a GPU, is not installed"
+        return (
+            None
+            if importlib.util.find_spec("triton")
+            else "Triton, which torch.compile needs on a GPU, is not installed"
+        )
     default = "clang++" if sys.platform == "darwin" else "g++"
     compiler = os.environ.get("CXX", default)
-    return None if shutil.which(compiler) else f"there is no C++ compiler ({compiler}), which torch.compile needs on a CPU"
+    return (
+        None if shutil.which(compiler) else f"there is no C++ compiler ({compiler}), which torch.compile needs on a CPU"
+    )
 
 
 def memory_bytes(state: Tree) -> int:

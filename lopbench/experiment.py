@@ -12,13 +12,13 @@ then trains population after population, and leaves in the workdir:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from lopbench import config, dry_run, files
+from lopbench import config, dry_run, files, warm_up
 from lopbench.analysis.figures import plasticity_figure
 from lopbench.errors import require
 from lopbench.executors import Choice, choose
@@ -89,13 +89,18 @@ def build(request: config.Request, surroundings: Surroundings) -> tuple[dict[str
     return variants, operative
 
 
+def choose_all(groups: list[Group]) -> list[Choice]:
+    """The executor of each population."""
+    return [choose(g.population(), g.plan.steps, g.first.executor, g.first.block_steps) for g in groups]
+
+
 def execute(request: config.Request, setting: Setting) -> int:
     """Run all of it, or show its plan; the exit status. Raises `UserError` if some population lost every replica."""
     device = resolve_device(setting.device)
     data = imitation(device) if setting.dry_run else loader(setting.data_dir, device)
     variants, operative = build(request, Surroundings(device, data))
     groups = group(variants)
-    choices = [choose(g.population(), g.plan.steps, g.first.executor, g.first.block_steps) for g in groups]
+    choices = choose_all(groups)
     if setting.dry_run:
         print(dry_run.describe(groups, choices))
         return 0
@@ -109,7 +114,7 @@ def execute(request: config.Request, setting: Setting) -> int:
     manifest.update(executors={", ".join(g.names): vars(c) for g, c in zip(groups, choices, strict=True)})
     for name, text in texts.items():
         files.write_atomically(workdir / name, text)
-    with manifest.finishing():
+    with manifest.finishing(), warm_up.beside(workdir / "config.gin", device, setting.data_dir, choices):
         died = _train_all(groups, choices, workdir, texts)
         manifest.update(frozen_replicas=died)
         _report(workdir)
@@ -157,7 +162,7 @@ def _train_all(groups: list[Group], choices: list[Choice], workdir: Path, texts:
 def _train_one(g: Group, choice: Choice, loggers: list, progress: Progress) -> dict[str, int]:
     died: dict[str, int] = {}
 
-    def emit(records: list[Record]) -> None:
+    def emit(records: Sequence[Record]) -> None:
         for logger in loggers:
             logger.write(g.replicas, records)
 
@@ -166,7 +171,9 @@ def _train_one(g: Group, choice: Choice, loggers: list, progress: Progress) -> d
         for replica, alive, step in zip(g.replicas, moment.alive, moment.died_at, strict=True):
             if not alive and str(replica.index) not in died:
                 died[str(replica.index)] = int(step)
-                progress.say(f"{_name(replica)} turned non-finite after {int(step)} updates: frozen at its last finite values.")
+                progress.say(
+                    f"{_name(replica)} turned non-finite after {int(step)} updates: frozen at its last finite values."
+                )
 
     population = g.population()
     train(population, choice.build(population), g.plan, emit, watch)

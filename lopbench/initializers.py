@@ -69,7 +69,15 @@ GAINS = {
     "silu": 1.0,
 }
 
-SCHEMES = ("default", "kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform", "lecun_uniform", "lecun_normal")
+SCHEMES = (
+    "default",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "lecun_uniform",
+    "lecun_normal",
+)
 
 
 def weight_record(scheme: str, fan_in: int, fan_out: int, gain: float = 1.0) -> Initial:

@@ -71,7 +71,12 @@ def words(seeds: Tensor, purpose: str, step: Tensor, count: int) -> Tensor:
     step = step.to(device)[..., None, None]
     seeds = seeds[:, None]
     zero = torch.zeros((), dtype=torch.int64, device=device)
-    counter = (blocks + zero * step, (step & _MASK) + zero * blocks, (step >> 32) + zero * blocks, zero + purpose_id(purpose))
+    counter = (
+        blocks + zero * step,
+        (step & _MASK) + zero * blocks,
+        (step >> 32) + zero * blocks,
+        zero + purpose_id(purpose),
+    )
     out = torch.stack(torch.broadcast_tensors(*philox(counter, (seeds & _MASK, (seeds >> 32) & _MASK))), dim=-1)
     return out.flatten(-2)[..., :count]
 

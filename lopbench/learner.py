@@ -1,6 +1,6 @@
 """The step and the block: the pure function that advances a population, on one screen.
 
-    block(state, clock, count, tables, event) -> (state, clock)
+    block(state, clock, tables, event) -> (state, clock)
 
 `state` is a tree of tensors, each leading with R:
 
@@ -11,8 +11,8 @@
     seeds, alive, died_at the replica's key; whether it is still finite; the update that would have killed it
     online                sums over the current window: steps, loss, accuracy, and what strategies report
 
-A block is n steps; of these the first `count` count, the others leave the state as it is (so that one
-compiled length serves every cut). Rare work (`event`) has a block of its own, of one step.
+A block is n steps without rare work (`event` empty), or one step with it. What is summed, and whether a
+replica is still finite, is settled once a block.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lopbench.population import Population, all_finite, along, map_tree, select
 from lopbench.protocols import Clock, Tree, overrides
 from lopbench.units import UnitGroup, link_mask
 
-Block = Callable[[Tree, Clock, Tensor, Tree, Tree], tuple[Tree, Clock]]
+Block = Callable[[Tree, Clock, Tree, Tree], tuple[Tree, Clock]]
 
 
 @dataclass
@@ -152,7 +152,9 @@ def initial_state(population: Population) -> Tree:
     device, replicas = population.device, population.replicas
     hyper = map_tree(lambda v: torch.as_tensor(v, dtype=population.dtype, device=device), population.hyper)
     if population.max_gradient_norm is not None:
-        hyper["learner"] = {"max_gradient_norm": torch.as_tensor(population.max_gradient_norm, dtype=population.dtype, device=device)}
+        hyper["learner"] = {
+            "max_gradient_norm": torch.as_tensor(population.max_gradient_norm, dtype=population.dtype, device=device)
+        }
     state = {
         "parameters": parameters,
         "buffers": buffers,
@@ -197,7 +199,9 @@ def per_example_loss(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean()
 
 
-def forward(population: Population, parameters: Tree, buffers: Tree, inputs: Tensor, targets: Tensor) -> tuple[Any, ...]:
+def forward(
+    population: Population, parameters: Tree, buffers: Tree, inputs: Tensor, targets: Tensor
+) -> tuple[Any, ...]:
     """Gradients, losses `[R]`, outputs, features and buffers of every replica on its own batch."""
 
     def loss_of(parameters: Tree, buffers: Tree, x: Tensor, y: Tensor) -> tuple[Tensor, Any]:
@@ -210,7 +214,9 @@ def forward(population: Population, parameters: Tree, buffers: Tree, inputs: Ten
 
 
 def _learner(population: Population, state: Tree, clock: Clock) -> Learner:
-    return Learner(population, dict(state["parameters"]), dict(state["buffers"]), state["optimizer"], clock, state["seeds"])
+    return Learner(
+        population, dict(state["parameters"]), dict(state["buffers"]), state["optimizer"], clock, state["seeds"]
+    )
 
 
 def _show(learner: Learner, state: Tree, index: int, draws: Tree | None = None, event: Tree | None = None) -> None:
@@ -252,13 +258,18 @@ def _penalties(population: Population, state: Tree, clock: Clock, draws: Tree) -
 
 def _clip(gradients: Tree, limit: Tensor) -> Tree:
     """Scale each replica's gradient to norm `limit` ([R]; NaN: not at all) where it is longer."""
-    squares = sum(g.flatten(1).square().sum(dim=1) for g in gradients.values())
+    squares = sum(g.reshape(g.shape[0], -1).square().sum(dim=1) for g in gradients.values())
     scale = torch.nan_to_num(limit / torch.sqrt(squares), nan=1.0, posinf=1.0).clamp(max=1.0)
     return {name: g * along(scale, g) for name, g in gradients.items()}
 
 
-def step(population: Population, state: Tree, clock: Clock, inputs: Tensor, targets: Tensor, draws: Tree, event: Tree) -> Tree:
-    """One update of every replica; `event` is empty but in the steps with rare work."""
+def step(
+    population: Population, state: Tree, clock: Clock, inputs: Tensor, targets: Tensor, draws: Tree, event: Tree
+) -> tuple[Tree, dict[str, Tensor]]:
+    """One update of every replica; the new state, and what this step adds to the window's sums, `[R]` each.
+
+    `event` is empty but in the steps with rare work. Losses and accuracies are of predictions made before the update.
+    """
     state = dict(state)
     learner = _learner(population, state, clock)
 
@@ -283,66 +294,61 @@ def step(population: Population, state: Tree, clock: Clock, inputs: Tensor, targ
     call_hooks(learner, state, "after_update", draws, event)
 
     state.update(parameters=learner.parameters, buffers=learner.buffers, optimizer=learner.optimizer_state)
-    state["online"] = _online(population, state["online"], learner, outputs, targets, event)
-    return state
-
-
-def _online(population: Population, sums: Tree, learner: Learner, outputs: Tensor, targets: Tensor, event: Tree) -> Tree:
-    """The window's sums with this step added, from predictions made before the update."""
-    assert learner.loss is not None
-    loss = learner.loss.double()
-    added = {"steps": torch.ones_like(loss), "loss": loss, **{tag: v.double() for tag, v in learner.reported.items()}}
-    if "accuracy" in sums:
-        added["accuracy"] = (outputs.argmax(dim=-1) == targets).double().mean(dim=-1)
-    new = {tag: sums[tag] + added[tag] if tag in added else sums[tag] for tag in sums}
-    if "events" in sums:  # the loss of a step that reinitialised, and of the step after it
-        new["loss_before"] = sums["loss_before"] + sums["pending"] * sums["pending_loss"]
-        new["loss_after"] = sums["loss_after"] + sums["pending"] * loss
-        new["events"] = sums["events"] + sums["pending"]
-        new["pending"] = _something_changed(learner, event) if event else torch.zeros_like(loss)
-        new["pending_loss"] = loss
-    return new
-
-
-def _something_changed(learner: Learner, event: Tree) -> Tensor:
-    """1.0 for the replicas in which this step's rare work reinitialised anything, else 0.0."""
-    counts = [value for tag, value in learner.reported.items() if tag.startswith("reinitialized")]
-    changed = sum(counts) if counts else torch.zeros(learner.replicas, device=learner.seeds.device)
-    return (torch.as_tensor(changed) > 0).double()
+    measured = {"loss": learner.loss, **learner.reported}
+    if population.stream.problem.loss == "cross_entropy":
+        measured["accuracy"] = (outputs.argmax(dim=-1) == targets).to(learner.loss.dtype).mean(dim=-1)
+    return state, measured
 
 
 def make_block(population: Population, n: int) -> Block:
-    """The pure function that advances `population` by up to n steps (see this file's head)."""
+    """The pure function that advances `population` by n steps (see this file's head)."""
     drawing = [i for i, s in enumerate(population.strategies) if overrides(s, "draws")]
 
-    def block(state: Tree, clock: Clock, count: Tensor, tables: Tree, event: Tree) -> tuple[Tree, Clock]:
+    def block(state: Tree, clock: Clock, tables: Tree, event: Tree) -> tuple[Tree, Clock]:
         inputs, targets = population.stream.batches(tables, clock, n)
         draws: Tree = {}
         for index in drawing:
             learner = _learner(population, state, clock)
             _show(learner, state, index)
             draws[str(index)] = population.strategies[index].draws(learner, n)
+        new, measured = state, []
         for i in range(n):
             now = map_tree(lambda leaf, i=i: leaf[i], draws)
-            new = step(population, state, clock.later(i), inputs[i], targets[i], now, event)
-            state = _keep(state, new, i < count, clock.step + i)
-        return state, Clock(clock.step + count, clock.task, clock.step_in_task + count)
+            new, values = step(population, new, clock.later(i), inputs[i], targets[i], now, event)
+            measured.append(values)
+        new["online"] = _online(state["online"], measured, bool(event))
+        return _keep(state, new, clock.step), clock.later(n)
 
     return block
 
 
-def _keep(old: Tree, new: Tree, counts: Tensor, step: Tensor) -> Tree:
-    """The new state for living replicas while the step counts; the old one for all others.
+def _online(sums: Tree, measured: list[dict[str, Tensor]], event: bool) -> Tree:
+    """The window's sums with the steps of a block added."""
+    added = {tag: torch.stack([values[tag] for values in measured]).double().sum(dim=0) for tag in measured[0]}
+    added["steps"] = torch.full_like(sums["steps"], len(measured))
+    new = {tag: total + added[tag] if tag in added else total for tag, total in sums.items()}
+    if "events" in sums:  # the loss of a step that reinitialised something, and of the step after it
+        pending = sums["pending"]
+        new["loss_before"] = sums["loss_before"] + pending * sums["pending_loss"]
+        new["loss_after"] = sums["loss_after"] + pending * measured[0]["loss"].double()
+        new["events"] = sums["events"] + pending
+        counts = [value.double() for tag, value in measured[-1].items() if event and tag.startswith("reinitialized")]
+        new["pending"] = (torch.stack(counts).sum(dim=0) > 0).double() if counts else torch.zeros_like(pending)
+        new["pending_loss"] = measured[-1]["loss"].double()
+    return new
 
-    A replica whose loss or state would turn non-finite is frozen whole from here on: its branch keeps
-    the last finite values, and `died_at` holds the number of updates it completed.
+
+def _keep(old: Tree, new: Tree, step: Tensor) -> Tree:
+    """The state after a block: the new one for replicas that live and are still finite, else the old one.
+
+    A replica whose loss or state turned non-finite within the block is frozen whole: its branch keeps the
+    values of the block's start, its last ones known to be finite, and `died_at` the updates it had made by then.
     """
     branches = {key: new[key] for key in ("parameters", "buffers", "optimizer", "strategies")}
     finite = all_finite(branches) & torch.isfinite(new["online"]["loss"])
-    running = old["alive"] & counts
-    kept = select(running & finite, new, old)
-    kept["alive"] = old["alive"] & (finite | ~counts)
-    kept["died_at"] = torch.where(running & ~finite, step, old["died_at"])
+    kept = select(old["alive"] & finite, new, old)
+    kept["alive"] = old["alive"] & finite
+    kept["died_at"] = torch.where(old["alive"] & ~finite, step, old["died_at"])
     return kept
 
 

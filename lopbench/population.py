@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,12 @@ class Population:
     def device(self) -> torch.device:
         return self.seeds.device
 
-    @property
+    @cached_property
     def records(self) -> dict[str, Initial]:
         """The initial record of every parameter, in the module's order (law 3)."""
         return initial_records(self.module)
 
-    @property
+    @cached_property
     def groups(self) -> tuple[UnitGroup, ...]:
         """The unit groups that the architecture declares; none if it declares none."""
         declared = getattr(self.module, "unit_groups", None)
@@ -88,7 +89,9 @@ def initial_records(module: nn.Module) -> dict[str, Initial]:
         return {name: Initial("fixed", fixed=value.detach()) for name, value in parameters.items()}
     records: dict[str, Initial] = declared()
     missing = sorted(set(parameters) ^ set(records))
-    require(not missing, f"{type(module).__name__}.initial_records() and its parameters differ in {', '.join(missing)}.")
+    require(
+        not missing, f"{type(module).__name__}.initial_records() and its parameters differ in {', '.join(missing)}."
+    )
     return {name: records[name] for name in parameters}
 
 
@@ -100,7 +103,10 @@ def stack_parts(parts: Sequence[Any], what: str) -> tuple[Any, dict[str, np.ndar
     first = parts[0]
     free = per_replica_fields(type(first))
     for other in parts[1:]:
-        require(type(other) is type(first), f"{what}: {type(first).__name__} and {type(other).__name__} can't share a population.")
+        require(
+            type(other) is type(first),
+            f"{what}: {type(first).__name__} and {type(other).__name__} can't share a population.",
+        )
         for field in dataclasses.fields(first):
             a, b = getattr(first, field.name), getattr(other, field.name)
             if field.name not in free and a is not b and a != b:

@@ -62,8 +62,8 @@ def _probes(
     if not size:
         yield _without_batch(population, state)
         return
-    gradients = any(getattr(metric, "needs_gradients", False) for metric in metrics)
-    features = any(getattr(metric, "needs_features", True) for metric in metrics)
+    gradients = any(metric.needs_gradients for metric in metrics)
+    features = any(metric.needs_features for metric in metrics)
     inputs, targets = population.stream.probe(split, size, task)
     examples = max(1, MEMORY_BYTES // _bytes_an_example(population, state, inputs))
     at_once = max(1, examples // size)

@@ -191,7 +191,9 @@ class Strategy:
         """The strategy's first state; every leaf leads with R."""
         return {}
 
-    def events(self, population: Population, hyper: Mapping[str, np.ndarray]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def events(
+        self, population: Population, hyper: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """When the rare work is due: (update number, table), ascending, computed by the host.
 
         An update's number counts from 1; the table's arrays lead with R and say what each replica
@@ -244,6 +246,11 @@ class Metric:
     #: examples of the probe batch; 0 if the metric needs no batch
     probe_size: int = 0
     probe_split: str = "train"
+    needs_gradients: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = True
+
+    def check(self, population: Population) -> None:
+        """Raise `UserError` if this metric can't be measured on this population; before any training."""
 
     def measure(self, probe: Probe) -> dict[str, Tensor]:
         raise NotImplementedError

@@ -44,7 +44,9 @@ def register(kind: str) -> Callable[[C], C]:
         known = _parts[kind].get(part.__name__)
         where = f"{kind}.{part.__name__}"
         if known is not None and (known.__module__, known.__qualname__) != (part.__module__, part.__qualname__):
-            raise UserError(f"{where} is registered already, by {known.__module__}; give {part.__module__}'s another name.")
+            raise UserError(
+                f"{where} is registered already, by {known.__module__}; give {part.__module__}'s another name."
+            )
         if not part.__doc__ or part.__doc__.startswith(f"{part.__name__}("):  # the latter is dataclass's own filler
             raise UserError(f"{where} needs a docstring: its first line is what --list shows.")
         for parameter in signature(part).values():
@@ -81,7 +83,9 @@ def kind_of(part: type) -> str:
 
 def per_replica_fields(part: type) -> tuple[str, ...]:
     """The constructor parameters annotated `PerReplica`: these may differ within a population."""
-    hints = get_type_hints(part if hasattr(part, "__dataclass_fields__") else part.__init__, include_extras=True)
+    hints = get_type_hints(
+        part if hasattr(part, "__dataclass_fields__") else vars(part).get("__init__", part), include_extras=True
+    )
     return tuple(name for name in signature(part) if _is_per_replica(hints.get(name)))
 
 

@@ -8,6 +8,7 @@ Nothing here waits for the device but reading a window back.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,11 +48,13 @@ class Plan:
 
 
 class Events:
-    """The strategies' rare work in the order of steps: merged, and turned into tensors."""
+    """The strategies' rare work in the order of steps: merged, and turned into tensors.
+
+    `ahead` is the next event, (update number, tables), or None.
+    """
 
     def __init__(self, population: Population) -> None:
         self._device = population.device
-        self._dtype = population.dtype
         self._streams: dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]] = {}
         self._next: dict[str, tuple[int, dict[str, np.ndarray]]] = {}
         self._idle: Tree = {}
@@ -63,6 +66,8 @@ class Events:
             self._streams[key] = strategy.events(population, hyper)
             if self._advance(key):
                 self._idle[key] = map_tree(np.zeros_like, self._next[key][1])
+        self._following = self._each()
+        self.ahead = next(self._following, None)
 
     def _advance(self, key: str) -> bool:
         following = next(self._streams[key], None)
@@ -72,19 +77,23 @@ class Events:
             self._next[key] = following
         return following is not None
 
-    def until(self, start: int, stop: int) -> list[Event]:
-        """The events of the updates start+1 ... stop, by their position from `start`; call with growing spans."""
-        found: list[Event] = []
+    def _each(self) -> Iterator[tuple[int, Tree]]:
+        """Every event from here on: (update number, tables as tensors)."""
         while self._next:
             number = min(number for number, _ in self._next.values())
-            if number > stop:
-                break
             tables = dict(self._idle)
             for key in [key for key, (due, _) in self._next.items() if due == number]:
                 tables[key] = self._next[key][1]
                 self._advance(key)
-            if number > start:
-                found.append((number - start - 1, map_tree(lambda a: torch.as_tensor(a, device=self._device), tables)))
+            yield number, map_tree(lambda a: torch.as_tensor(a, device=self._device), tables)
+
+    def until(self, start: int, stop: int) -> list[Event]:
+        """The events of the updates start+1 ... stop, by their position from `start`; call with growing spans."""
+        found: list[Event] = []
+        while self.ahead is not None and self.ahead[0] <= stop:
+            if self.ahead[0] > start:
+                found.append((self.ahead[0] - start - 1, self.ahead[1]))
+            self.ahead = next(self._following, None)
         return found
 
 
@@ -116,6 +125,8 @@ def train(
     task_sums: dict[str, np.ndarray] = {}
     tables: Tree = {}
     step = boundary = 0
+    started = time.perf_counter()
+    timed = (step, started)
     while step < plan.steps:
         task, in_task = divmod(step, length)
         clock = Clock(*(torch.tensor(value, device=device) for value in (step, task, in_task)))
@@ -136,7 +147,8 @@ def train(
         if step in (window_end, plan.steps):
             window, state = _read_window(population, state)
             alive = state["alive"].cpu().numpy()
-            emit(_window_records(window, step, task))
+            emit([*_window_records(window, step, task), *_time_records(population, step, task, started, timed)])
+            timed = (step, time.perf_counter())
             task_sums = {tag: task_sums.get(tag, 0) + value for tag, value in window.items()}
         emit(_measured(population, state, plan.periodic(step), step, task))
         if step == task_end:
@@ -185,6 +197,15 @@ def _window_records(sums: dict[str, np.ndarray], step: int, task: int) -> list[R
         for tag in ("loss_before", "loss_after"):
             records.append(Record(step, task, f"strategy/{tag}_reinitialization", _ratio(sums[tag], sums["events"])))
     return records
+
+
+def _time_records(
+    population: Population, step: int, task: int, started: float, before: tuple[int, float]
+) -> list[Record]:
+    """`time/seconds` since training began, and `time/steps_per_second` since the window before."""
+    now = time.perf_counter()
+    values = {"seconds": now - started, "steps_per_second": (step - before[0]) / (now - before[1])}
+    return [Record(step, task, f"time/{tag}", np.full(population.replicas, value)) for tag, value in values.items()]
 
 
 def _task_records(sums: dict[str, np.ndarray], length: int, step: int, task: int) -> list[Record]:

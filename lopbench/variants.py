@@ -119,16 +119,26 @@ def run(
     _check_run("window_steps", window_steps, is_integer(window_steps, 1), "an integer at least 1")
     _check_run("dtype", dtype, dtype in DTYPES, f"one of {', '.join(DTYPES)}")
     _check_run("executor", executor, executor in EXECUTORS, f"one of {', '.join(EXECUTORS)}")
-    _check_run("block_steps", block_steps, block_steps is None or is_integer(block_steps, 1), "an integer at least 1, or None")
+    _check_run(
+        "block_steps", block_steps, block_steps is None or is_integer(block_steps, 1), "an integer at least 1, or None"
+    )
     positive = is_number(max_gradient_norm) and max_gradient_norm > 0  # type: ignore[operator]
-    _check_run("max_gradient_norm", max_gradient_norm, max_gradient_norm is None or positive, "a number above 0, or None")
+    _check_run(
+        "max_gradient_norm", max_gradient_norm, max_gradient_norm is None or positive, "a number above 0, or None"
+    )
     seeds = check_seeds(seeds)
 
     built_source = source() if source else None
     if stream.needs_source:  # type: ignore[attr-defined]
-        require(built_source is not None, f"streams.{stream.__name__} needs data: bind run.source, for example to @sources.MNIST.")
+        require(
+            built_source is not None,
+            f"streams.{stream.__name__} needs data: bind run.source, for example to @sources.MNIST.",
+        )
     else:
-        require(built_source is None, f"streams.{stream.__name__} makes its own data: run.source must be None, not {source}.")
+        require(
+            built_source is None,
+            f"streams.{stream.__name__} makes its own data: run.source must be None, not {source}.",
+        )
     data = surroundings.data(built_source) if built_source else None
     keys = torch.tensor(seeds, dtype=torch.int64, device=surroundings.device)
     built_stream: Stream = stream(data=data, seeds=keys, dtype=DTYPES[dtype])
@@ -142,13 +152,17 @@ def run(
         seeds=seeds,
         dtype=DTYPES[dtype],
         max_gradient_norm=max_gradient_norm,
-        plan=Plan(planned_steps(built_stream, max_tasks, max_steps), window_steps, tuple(metric() for metric in metrics)),
+        plan=Plan(
+            planned_steps(built_stream, max_tasks, max_steps), window_steps, tuple(metric() for metric in metrics)
+        ),
         executor=executor,
         block_steps=block_steps,
     )
     population = populate([variant])
     for strategy in population.strategies:
         strategy.check(population)
+    for metric in variant.plan.metrics:
+        metric.check(population)
     return variant
 
 
@@ -164,7 +178,9 @@ def check_seeds(seeds: Any) -> tuple[int, ...]:
     integers = listed and all(is_integer(seed, -SEED_BOUND) and seed < SEED_BOUND for seed in seeds)
     _check_run("seeds", seeds, integers, "a count at least 1, or a list of 64-bit integers")
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    require(not twice, f"run.seeds names {', '.join(map(str, twice))} twice: two replicas of one seed are the same replica.")
+    require(
+        not twice, f"run.seeds names {', '.join(map(str, twice))} twice: two replicas of one seed are the same replica."
+    )
     return tuple(seeds)
 
 

@@ -157,7 +157,7 @@ def run(population: Population, updates: int, state: Tree | None = None, done: i
             state = call_task_hook(population, state, clock, "begin_task", task)
         events = {str(i): event_at(population, i, step + 1) for i in range(len(population.strategies))}
         event = {key: table for key, table in events.items() if table is not None}
-        state, _ = block(state, clock, torch.tensor(1), population.stream.prepare(step), event)
+        state, _ = block(state, clock, population.stream.prepare(step), event)
         if (step + 1) % population.stream.steps_per_task == 0:
             state = call_task_hook(population, state, clock.later(1), "end_task", task)
     return state

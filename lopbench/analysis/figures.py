@@ -11,9 +11,9 @@ import numpy as np
 
 from lopbench import files
 from lopbench.analysis.intervals import FEWEST, bootstrap_interval
-from lopbench.analysis.results import COLUMNS, load, points
+from lopbench.analysis.results import load, points
 from lopbench.errors import UserError
-from lopbench.loggers.records import describe
+from lopbench.loggers.records import describe, distinguishing
 from lopbench.registry import nearest
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def plasticity_figure(workdir: str | Path, path: str | Path | None = None, tag: 
 def curves(rows: pd.DataFrame, most_points: int = MOST_POINTS) -> tuple[list[Curve], int]:
     """The lines of a figure of one tag's records, and how many tasks one point stands for."""
     width = -(-int(rows["task"].max() + 1) // most_points)
-    names = list(rows.columns[len(COLUMNS) :])
+    names = distinguishing(points(rows))
     found = []
     for point, members in points(rows).items():
         mine = rows[rows["replica"].isin(members)]

@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from lopbench.analysis.intervals import student_interval
-from lopbench.analysis.results import COLUMNS, load, points
+from lopbench.analysis.results import load, points
 from lopbench.loggers import manifest
-from lopbench.loggers.records import Record, Replica, describe
+from lopbench.loggers.records import Record, Replica, describe, distinguishing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,8 +135,8 @@ def summary(workdir: str | Path) -> str:
 
 
 def _block(tag: str, rows: pd.DataFrame) -> str:
-    names = list(rows.columns[len(COLUMNS) :])
-    head = ["variant", *(["what varies"] if names else []), "replicas", "first task", "last task"]
+    names = distinguishing(points(rows))
+    head = ["variant", *(["what varies"] if any(names.values()) else []), "replicas", "first task", "last task"]
     lines = []
     for point, members in points(rows).items():
         mine = rows[rows["replica"].isin(members)]
@@ -145,13 +145,13 @@ def _block(tag: str, rows: pd.DataFrame) -> str:
         finite = int(np.isfinite(ends[1]).sum())
         count = str(len(members)) if finite == len(members) else f"{finite} of {len(members)}"
         cells = [f"{_mean(values)} (task {task})" for values, task in zip(ends, tasks, strict=True)]
-        lines.append([point[0], *([describe(point, names)] if names else []), count, *cells])
+        lines.append([point[0], *([describe(point, names)] if any(names.values()) else []), count, *cells])
     return f"{tag}: mean over replicas ± half the width of its 95% interval\n{_aligned([head, *lines])}"
 
 
 def _frozen(rows: pd.DataFrame, died: Mapping[str, int]) -> str:
     """One line for each replica that turned non-finite."""
-    names = list(rows.columns[len(COLUMNS) :])
+    names = distinguishing(points(rows))
     lines = []
     for point, members in points(rows).items():
         who = ", ".join(part for part in (point[0], describe(point, names)) if part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -68,14 +68,25 @@ def varying(replicas: Sequence[Replica]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for replica in replicas for name in replica.hyper))
 
 
-def describe(point: Point, names: Sequence[str], between: str = ", ") -> str:
-    """A point's hyperparameters, "learning_rate=0.01, reinit_factor=off"; "" if nothing varies.
+def distinguishing(points: Iterable[Point]) -> dict[str, tuple[str, ...]]:
+    """For each variant the hyperparameters in which its points differ; between variants the name tells enough."""
+    found: dict[str, dict[str, set[float | None]]] = {}
+    for variant, values in points:
+        own = found.setdefault(variant, {})
+        for name, value in values:
+            own.setdefault(name, set()).add(value)
+    return {variant: tuple(name for name, values in own.items() if len(values) > 1) for variant, own in found.items()}
 
-    `names`: all keys that vary in the run; a key is cut to its last part where that is unambiguous.
+
+def describe(point: Point, distinguishing: Mapping[str, Sequence[str]], between: str = ", ") -> str:
+    """What tells a point from the others of its variant, "learning_rate=0.01, reinit_factor=off"; "" if nothing does.
+
+    A name is cut to its last part where that is unambiguous.
     """
+    names = distinguishing[point[0]]
     last = [name.rpartition(".")[2] for name in names]
     short = {name: end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)}
-    return between.join(f"{short.get(name, name)}={_number(value)}" for name, value in point[1])
+    return between.join(f"{short[name]}={_number(value)}" for name, value in point[1] if name in short)
 
 
 def _number(value: float | None) -> str:

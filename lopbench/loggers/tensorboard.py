@@ -39,7 +39,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lopbench import files
 from lopbench.analysis.intervals import student_interval
-from lopbench.loggers.records import Point, Record, Replica, by_point, describe, varying
+from lopbench.loggers.records import Point, Record, Replica, by_point, describe, distinguishing, varying
 
 HEADLINE = ("task/online_accuracy", "task/online_loss")
 
@@ -77,9 +77,10 @@ class TensorBoard:
         shown = _shown(replicas, max_replica_runs)
         layout = _layout(headline)
         taken: set[Path] = set()
+        naming = distinguishing(by_point(replicas))
         for point, members in by_point(replicas).items():
             folder = Path(workdir) / "tensorboard" / _folder_name(point[0])
-            folder = _unused(folder / _folder_name(describe(point, self._names, between=",")), taken)
+            folder = _unused(folder / _folder_name(describe(point, naming, between=",")), taken)
             seeds = [replicas[position] for position in members]
             done = [resumed_at[replica.index] for replica in seeds] if resumed_at is not None else None
             self._means[point] = _Run(folder / "mean", min(done) if done else None)

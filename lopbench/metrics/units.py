@@ -16,6 +16,7 @@ from torch import Tensor
 import lopbench
 from lopbench.checks import check_bool, check_number, check_probe
 from lopbench.errors import require
+from lopbench.population import Population
 from lopbench.protocols import Metric, Probe
 from lopbench.units import UnitGroup, feature_mean
 
@@ -23,9 +24,21 @@ from lopbench.units import UnitGroup, feature_mean
 BOUNDS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "gelu": (0.0, torch.inf), "silu": (0.0, torch.inf)}
 
 
+class _OfUnits(Metric):
+    """A metric that needs the architecture's unit groups."""
+
+    def check(self, population: Population) -> None:
+        module = population.module
+        require(
+            hasattr(module, "unit_groups"),
+            f"metrics.{type(self).__name__} needs the hidden units, which {type(module).__name__} does not declare: "
+            "leave this metric out, or give the architecture a method unit_groups.",
+        )
+
+
 @lopbench.register("metrics")
 @dataclass(frozen=True)
-class DeadUnits(Metric):
+class DeadUnits(_OfUnits):
     """Fraction of units that are dead (ReLU: 0 on the whole probe) or frozen (saturated on the whole probe).
 
     h are a unit's activations on the probe batch. By the group's activation:
@@ -59,7 +72,7 @@ class DeadUnits(Metric):
 
     def measure(self, probe: Probe) -> dict[str, Tensor]:
         dead, frozen = {}, {}
-        for group, h in _layers(self, probe):
+        for group, h in _layers(probe):
             group = _outputs_of(group)
             if group.activation in BOUNDS:
                 frozen[group.name] = self._frozen(group, h)
@@ -77,7 +90,7 @@ class DeadUnits(Metric):
 
 @lopbench.register("metrics")
 @dataclass(frozen=True)
-class DormantUnits(Metric):
+class DormantUnits(_OfUnits):
     """Fraction of tau-dormant units: mean |h| at most `threshold` times the layer's mean (ReDo's score).
 
         score_i = mean|h_i| / mean_j mean|h_j|,    dormant where score_i <= threshold
@@ -100,7 +113,7 @@ class DormantUnits(Metric):
 
     def measure(self, probe: Probe) -> dict[str, Tensor]:
         dormant = {}
-        for group, h in _layers(self, probe):
+        for group, h in _layers(probe):
             score = feature_mean(group, h.abs().double())
             dormant[group.name] = score <= self.threshold * score.mean(dim=1, keepdim=True)
         return _fractions(f"dormant_{self.threshold:g}", dormant)
@@ -108,7 +121,7 @@ class DormantUnits(Metric):
 
 @lopbench.register("metrics")
 @dataclass(frozen=True)
-class InactiveUnits(Metric):
+class InactiveUnits(_OfUnits):
     """Fraction of units that are active (not 0) on less than a hundredth of the probe: Nature's "dormant".
 
         inactive where mean over examples and places of [h_i != 0] < fraction
@@ -133,19 +146,13 @@ class InactiveUnits(Metric):
     def measure(self, probe: Probe) -> dict[str, Tensor]:
         inactive = {
             group.name: feature_mean(_outputs_of(group), (h != 0).double()) < self.fraction
-            for group, h in _layers(self, probe)
+            for group, h in _layers(probe)
         }
         return _fractions(f"inactive_{self.fraction:g}", inactive)
 
 
-def _layers(metric: Metric, probe: Probe) -> list[tuple[UnitGroup, Tensor]]:
+def _layers(probe: Probe) -> list[tuple[UnitGroup, Tensor]]:
     """The unit groups of the network, each with its activations on the probe batch."""
-    module = probe.population.module
-    require(
-        hasattr(module, "unit_groups"),
-        f"metrics.{type(metric).__name__} needs the hidden units, which {type(module).__name__} does not declare: "
-        "leave this metric out, or give the architecture a method unit_groups.",
-    )
     return [(group, probe.features[group.feature]) for group in probe.population.groups]
 
 

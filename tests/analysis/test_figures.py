@@ -84,7 +84,7 @@ def test_one_line_for_each_variant_and_point(tmp_path):
     found, width = curves(load(tmp_path, [ACCURACY]))
     assert width == 1
     labels = [curve.label for curve in found]
-    assert labels == ["base, learning_rate=0.1", "base, learning_rate=off", "swr, reinit_factor=0.5"]
+    assert labels == ["base, learning_rate=0.1", "base, learning_rate=off", "swr"]
     for curve, columns in zip(found, (slice(0, 3), slice(3, 6), slice(6, 8)), strict=True):
         np.testing.assert_array_equal(curve.tasks, np.arange(5))
         expected = bootstrap_interval(values[:, columns].T)

@@ -93,10 +93,10 @@ def test_the_summary_compares_first_and_last_task_and_names_the_frozen(tmp_path)
     Manifest(tmp_path, [], torch.device("cpu"), {}).update(frozen_replicas={"3": 1025})
     lines = summary(tmp_path).splitlines()
     # t(0.975, 3) = 3.18245, s = sqrt(1/60); t(0.975, 2) = 4.30265, s = 0.1
-    assert lines[1].split() == ["variant", "what", "varies", "replicas", "first", "task", "last", "task"]
-    assert lines[2] == "base     learning_rate=0.1  3 of 4    0.7500 ± 0.2054 (task 0)  0.2000 ± 0.2484 (task 2)"
-    assert lines[3] == "swr                         1         0.5000 (task 0)           0.0000 (task 2)"
-    assert lines[-1] == "Frozen when it turned non-finite: base, learning_rate=0.1, seed 13, after 1,025 updates."
+    assert lines[1].split() == ["variant", "replicas", "first", "task", "last", "task"]
+    assert lines[2] == "base     3 of 4    0.7500 ± 0.2054 (task 0)  0.2000 ± 0.2484 (task 2)"
+    assert lines[3] == "swr      1         0.5000 (task 0)           0.0000 (task 2)"
+    assert lines[-1] == "Frozen when it turned non-finite: base, seed 13, after 1,025 updates."
     assert len(lines) == 6  # no table for the loss, which this run has not
 
 

@@ -6,7 +6,6 @@ from torch import nn
 
 from lopbench.errors import UserError
 from lopbench.metrics import DeadUnits, DormantUnits, InactiveUnits
-from lopbench.protocols import Probe
 from tests.helpers import tiny_population
 from tests.metrics.by_hand import columns, group, probe_of
 
@@ -124,8 +123,8 @@ def test_inactive_means_on_less_than_the_fraction():
 
 def test_an_architecture_without_units():
     no_layers = probe_of({"a": torch.ones(1, 3, 2)})
-    silent_about_it = Probe(tiny_population(module=nn.Linear(4, 3)), {}, {}, {}, None, None, None)
+    silent_about_it = tiny_population(module=nn.Linear(4, 3))
     for metric in (DeadUnits(), DormantUnits(), InactiveUnits()):
         assert metric.measure(no_layers) == {}
         with pytest.raises(UserError, match=f"metrics.{type(metric).__name__} needs the hidden units, which Linear"):
-            metric.measure(silent_about_it)
+            metric.check(silent_about_it)

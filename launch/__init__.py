@@ -1,0 +1,1 @@
+"""The same run on many devices or nodes: not there yet."""

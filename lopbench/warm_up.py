@@ -1,0 +1,78 @@
+"""Compiling ahead: `python -m lopbench.warm_up CONFIG DEVICE [DATA_DIR]` fills the compiler's cache on disk.
+
+While a run trains its first population, this process builds the later ones and runs their blocks once, so that
+the run finds them compiled. It changes no result: if it fails or comes too late, the run compiles by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from lopbench import config
+from lopbench.executors import Choice
+from lopbench.learner import initial_state
+from lopbench.protocols import Clock
+from lopbench.training import Events
+from lopbench.variants import Group
+
+
+@contextmanager
+def beside(config_file: Path, device: torch.device, data_dir: str | None, choices: Sequence[Choice]) -> Iterator[None]:
+    """Compile ahead within this context, where that helps: several compiled populations, and a core to spare."""
+    later = [choice for choice in choices[1:] if choice.executor.endswith("compiled")]
+    if device.type != "cpu" or not later or (os.cpu_count() or 1) < 2:
+        yield
+        return
+    command = [
+        sys.executable,
+        "-m",
+        "lopbench.warm_up",
+        str(config_file),
+        str(device),
+        *([data_dir] if data_dir else []),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def warm(g: Group, choice: Choice) -> None:
+    """Run a hot block of a population, and one with its first event."""
+    population = g.population()
+    executor, state = choice.build(population), initial_state(population)
+    tables = population.stream.prepare(0)
+
+    def clock() -> Clock:
+        return Clock(*(torch.tensor(0, device=population.device) for _ in range(3)))
+
+    executor.stretch(state, clock(), choice.block_steps, tables, [])
+    first = Events(population).ahead
+    if first is not None:
+        executor.stretch(state, clock(), 1, tables, [(0, first[1])])
+
+
+def main(config_file: str, device: str, data_dir: str | None = None) -> None:
+    from lopbench.experiment import build, choose_all, loader
+    from lopbench.variants import Surroundings, group
+
+    where = torch.device(device)
+    groups = group(build(config.read([config_file]), Surroundings(where, loader(data_dir, where)))[0])
+    for g, choice in list(zip(groups, choose_all(groups), strict=True))[1:]:
+        if choice.executor.endswith("compiled"):
+            warm(g, choice)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,240 @@
+"""The README says what is there: its example runs, its commands are understood, its tables leave nothing out.
+
+All examples are taken from the README's own text: a block of code that follows a line with nothing but a file's
+name is that file.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lopbench import config, gin_names, main, registry
+from lopbench.experiment import Setting, execute
+from lopbench.registry import KINDS
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+BLOCKS: dict[str, list[str]] = {
+    language: re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    for language in ("sh", "python")
+}
+FILES: dict[str, str] = dict(re.findall(r"^`([\w.]+)`:\n\n```\w*\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
+COMMANDS: list[str] = [
+    line[line.index("python -m lopbench.main") :]
+    for block in BLOCKS["sh"]
+    for line in block.splitlines()
+    if "python -m lopbench.main" in line
+]
+
+#: the quickstart and a run that writes every other tag of the table, cut down to a second each
+QUICKSTART = ["streams.SlowlyChangingRegression.period = 100", "run.seeds = 3"]
+PLASTICITY = """
+include 'permuted_mnist/swr.gin'
+include 'tiny.gin'
+
+run.max_steps = 40
+run.window_steps = 10
+run.source = @sources.Generated
+sources.Generated.shape = (4, 4)
+sources.Generated.train_size = 200
+streams.PermutedInputs.steps_per_task = 20
+architectures.MLP.width = 10
+probe_size = 50
+strategies.SelectiveWeightReinit.period = 7
+run.metrics = [
+    @metrics.DeadUnits, @metrics.DormantUnits, @metrics.InactiveUnits, @metrics.Ranks, @metrics.WeightMagnitude,
+    @metrics.GradientMagnitude, @metrics.DistanceFromInitial, @metrics.Evaluation,
+]
+run.variants = {
+    'swr': [],
+    'redo': ['strategies/redo.gin', 'strategies.ReDo.period = 7', 'strategies.ReDo.threshold = 0.5'],
+    'reset': ['strategies/reset.gin'],
+    'tanh with norm': ['architectures.MLP.activation = "tanh"', 'architectures.MLP.layer_norm = "post"'],
+}
+"""
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the table whose first column has this heading, row by row, without the heading."""
+    found = re.search(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
+    assert found, f"the README has no table of {heading}s"
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].splitlines()]
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What was run: the folder of the README's files, the workdirs, and every tag that was written."""
+
+    folder: Path
+    quickstart: Path
+    plasticity: Path
+
+    def tags(self) -> set[str]:
+        """The tags in the tables and in TensorBoard's files."""
+        found: set[str] = set()
+        for workdir in (self.quickstart, self.plasticity):
+            found |= set(pd.read_parquet(workdir / "metrics")["tag"])
+            for events in (workdir / "tensorboard").rglob("events.out.tfevents.*"):
+                found |= set(EventAccumulator(str(events)).Reload().Tags()["scalars"])
+        return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the files that the README tells to write; what they register is forgotten at the end."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name, text in FILES.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    config.import_parts()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_parts", {kind: registry.parts(kind) for kind in KINDS})
+        yield folder
+
+
+@pytest.fixture
+def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """That folder is the working directory."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with flagsaver.flagsaver():
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path) -> Runs:
+    """The two small runs."""
+    (folder / "plasticity_of_all.gin").write_text(PLASTICITY, encoding="utf-8")
+    done = Runs(folder, folder / "runs/quickstart", folder / "runs/plasticity")
+    for workdir, files, bindings in (
+        (done.quickstart, ["quickstart.gin", "tiny.gin"], QUICKSTART),
+        (done.plasticity, [str(folder / "plasticity_of_all.gin")], []),
+    ):
+        assert execute(config.read(files, bindings), Setting(str(workdir), device="cpu")) == 0
+    return done
+
+
+def test_it_begins_with_the_two_commands() -> None:
+    assert BLOCKS["sh"][:2] == [
+        "pip install -e . && python -m lopbench.main --gin_file=quickstart.gin\n",
+        "pip install -e '.[test]' && pytest\n",
+    ]
+
+
+def test_the_example_of_a_strategy_runs(folder: Path) -> None:
+    (command,) = [line for line in COMMANDS if "my_clipping.gin" in line and "tiny.gin" in line]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-P", *shlex.split(command)[1:], "--device=cpu"]
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_parquet(folder / "runs/check/metrics")
+    assert set(rows["variant"]) == {"sgd", "clip 3", "clip 1.5"}
+    clipped = rows[rows["tag"] == "strategy/clipped_weights"].groupby("variant", observed=True)["value"].sum()
+    assert set(clipped.index) == {"clip 3", "clip 1.5"}
+    assert clipped["clip 1.5"] > clipped["clip 3"]
+    assert len(FILES["my_clipping.py"].splitlines()) < 35
+
+
+def test_the_example_of_pandas_runs(runs: Runs, there: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = (block for block in BLOCKS["python"] if "pandas" in block)
+    assert len(code.splitlines()) == 3
+    exec(code, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["variant", "sgd", "continual_backprop", "l2_init", "shrink_and_perturb", "swr"]
+    assert [line.split()[0] for line in printed[2:]] == ["0", "1"]  # a row for each task
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_understood(command: str, there: None) -> None:
+    left = main.parse(["main.py", *shlex.split(command)[3:]])
+    assert len(left) == 1
+    if not flags.FLAGS.list:
+        request = config.read(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings, flags.FLAGS.gin_search_path)
+        assert request.settings
+
+
+def test_the_table_of_flags_is_complete() -> None:
+    defined = flags.FLAGS.flags_by_module_dict()["lopbench.main"]
+    assert {quoted(row[0])[0] for row in table("flag")} == {f"--{flag.name}" for flag in defined}
+
+
+def test_the_table_of_parts_is_complete() -> None:
+    config.import_parts()
+    registered = [(f"{kind}.{name}", part.__module__) for kind in KINDS for name, part in registry.parts(kind).items()]
+    ours = [name for name, module in registered if module.startswith("lopbench.")]
+    rows = table("part")
+    assert [quoted(row[0])[0] for row in rows] == ours
+    assert all(len(row) == 3 and row[1] for row in rows)
+
+
+def patterns() -> dict[str, re.Pattern[str]]:
+    """The tags in the table, each with what it matches."""
+    found = {}
+    for tag in (tag for row in table("tag") for tag in quoted(row[0])):
+        text = re.escape(tag)
+        for placeholder, matches in {
+            "LAYER": r"[a-z]\w*(\.\w+)*",
+            "NAME": r"[a-z]\w*(\.\w+)*",
+            "SPLIT": "(train|test)",
+            "GROUP": "[a-z]+",
+            "TAG": ".+",
+        }.items():
+            text = text.replace(placeholder, matches)
+        found[tag] = re.compile(text)
+    return found
+
+
+def test_the_table_of_tags_has_every_tag_that_is_written(runs: Runs) -> None:
+    known = patterns().values()
+    assert sorted(tag for tag in runs.tags() if not any(pattern.fullmatch(tag) for pattern in known)) == []
+
+
+def test_every_tag_of_the_table_is_written(runs: Runs) -> None:
+    written = runs.tags()
+    assert [tag for tag, pattern in patterns().items() if not any(map(pattern.fullmatch, written))] == []
+
+
+def test_every_file_that_is_named_exists(runs: Runs) -> None:
+    names = re.findall(r"(?<![\w/.:~-])[\w-]+(?:/[\w.-]+)*\.(?:gin|py|md|png|csv|json|parquet)\b", TEXT)
+    names += [name for name in quoted(PROSE) if re.fullmatch(r"[\w/]+/", name)]
+    places = [ROOT, ROOT / "gin_configs", runs.folder, runs.quickstart]
+    assert {"quickstart.gin", "lopbench/learner.py", "figures/plasticity.png", "gin_configs/"} <= set(names)
+    missing = {name for name in names if not any((place / name).exists() for place in places)}
+    groups = {f"{tag.partition('/')[0]}/" for tag in patterns()}  # of tags: no folders
+    assert sorted(missing - groups - {"NAME.gin"}) == []
+
+
+def test_every_name_of_gin_exists(there: None) -> None:
+    config.read(["my_clipping.gin"])  # registers the part of the example, too
+    kinds = "|".join(KINDS)
+    for component, parameter in re.findall(rf"\b((?:{kinds})\.[A-Z]\w*)(?:\.([a-z]\w*))?", TEXT):
+        assert component in gin_names.components(), component
+        assert not parameter or parameter in gin_names.parameters(component), f"{component}.{parameter}"
+    for parameter in re.findall(r"\brun\.([a-z_]+)", TEXT):
+        known = {*gin_names.parameters("run"), "variants", "parameter", "json"}
+        assert parameter in known, f"run.{parameter}"
+
+
+def test_published_numbers_have_their_source() -> None:
+    for path in (ROOT / "third_party/published").glob("*.csv"):
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        assert rows and all(row["source"] for row in rows), path
+        assert f"## published/{path.name}" in (ROOT / "third_party/README.md").read_text(encoding="utf-8")
