@@ -18,16 +18,115 @@ from benchmarks.suites import SUITES, Row
 RESULTS = Path(__file__).with_name("RESULTS.md")
 DEVICES = ("cpu", "cuda")
 
-def section(suite, setting, rows, command, seconds) -> str:
-    return table(rows)
+HEAD = """# What lopbench costs
 
-def table(rows):
-    lines=["| case | executor, block | µs a step | µs a step and replica | over the loop | hot | rare | rare steps | tables | compile s |","|"+"---|"*10]
-    for r in rows:
-        lines.append(f"| {r.case} | {r.executor} | {spread(r.per_step)} | {np.median(r.per_step)/r.replicas:.1f} | {spread(r.ratio,2)} | {np.median(r.hot):.0f} | {'' if r.rare is None else round(float(np.median(r.rare)))} | {r.rare_share:.2%} | {r.tables:.1f} | {r.compile_seconds:.0f} |")
-    return "\n".join(lines)
+Written by `python -m benchmarks.run`; a run replaces the sections that it measured. Times are medians over rounds
+(smallest to largest in brackets), the contenders of a table took turns in one process, and ratios are formed round
+by round. The loop is `benchmarks/naive.py`: one network, `nn.Sequential`, `torch.optim.SGD`, uint8 rows gathered and
+permuted at every step, from the same first weights and on the same examples in the same order; its first losses agree.
 
-def spread(v, d=0):
-    return f"{np.median(v):.{d}f} ({v.min():.{d}f}-{v.max():.{d}f})"
+- **a step**: microseconds of all replicas together, with rare work (reinitialisation) and tables (an epoch's order, a
+  task's permutation) in their shares: (1 - share) hot + share rare + tables. Metrics and logging are not in it.
+- **a replica**: the same divided by the replicas; **over the loop**: that, over a step of the loop.
+- **hot**: a step without rare work, in blocks of as many steps a call as a run chooses; **rare**: a step with it.
+- **share**: of the steps, how many run singly because something is due (or is due before a block would end).
+- **compile**: seconds of the first calls of all blocks, other programs' load included.
+"""
 
-def update(output,name,device,section): pass
+BOUNDS = {
+    "single": """What bounds it. Permuted MNIST: the matrix products (four tenths of a compiled step; 13 MFLOP) and a pass over
+weights and gradients for update and finiteness; the loop adds autograd's bookkeeping and a kernel for each of some 60
+operations. Regression: neither side computes anything to speak of. Our step is the price of entering a compiled call
+(guards and wrappers, nine tenths of it), shared by the steps of a block; the loop's is that of some 30 operations.""",
+    "quickstart": """What bounds it. Entering a compiled call, four tenths of which is checking guards: the arithmetic of 30 replicas is
+less than a tenth, so that replicas cost next to nothing until there are hundreds. Shrink and perturb draws noise for
+every parameter and step: there random numbers are the work.""",
+    "permuted_mnist": """What bounds it. Matrix products (half of a step of 30 replicas), memory traffic of update and finiteness check (a
+quarter; 12 MB of weights do not fit in the cache, so a replica gains little from its neighbours) and gathering and
+permuting pixels (a sixth). Rare work draws candidates for every weight and then selects: random numbers bound it.""",
+}
+
+
+def update(path: Path, suite: str, device: str, section: str) -> None:
+    """Put a section into the file; those of other suites and devices stay, or say that they are to be measured."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    known = {part.splitlines()[0]: part.rstrip() for part in re.split(r"^## ", old, flags=re.MULTILINE)[1:]}
+    known[_title(suite, device)] = section.removeprefix("## ").rstrip()
+    sections = [
+        known.get(_title(name, on), f"{_title(name, on)}\n\nNot yet measured: `{_command(name, on)}`.")
+        for on in DEVICES
+        for name in SUITES
+    ]
+    path.write_text("\n\n".join([HEAD.rstrip(), *(f"## {part}" for part in sections)]) + "\n", encoding="utf-8")
+
+
+def section(suite: str, setting: Setting, rows: Sequence[Row], command: str, seconds: float) -> str:
+    """Title, machine, command, table, and what bounds it."""
+    cache = "the usual compiler cache, cold or warm" if setting.quick else "a cold compiler cache"
+    clock = {"wall": "wall-clock time", "process": "processor time (others were using the machine)"}[setting.clock]
+    lines = [
+        f"## {_title(suite, setting.device.type)}",
+        f"{machine(setting.device)}; {datetime.date.today()}.",
+        f"`{command}`: {setting.rounds} rounds of samples of about {setting.lasting} s, {clock}, {cache}, "
+        f"{'generated images' if setting.data_dir is None else 'the data set itself'}; {seconds:.0f} s altogether.",
+        table(rows),
+        BOUNDS[suite],
+    ]
+    return "\n\n".join(lines)
+
+
+def machine(device: torch.device) -> str:
+    """Processor or GPU, cores, and versions."""
+    threads = torch.get_num_threads()
+    where = f"{_processor()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}"
+    if device.type == "cuda":
+        where = f"{torch.cuda.get_device_name(device)} ({where})"
+    return f"{where}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    head = "case|executor, block|a step (µs)|a replica|over the loop|hot|rare|share|tables|compile (s)".split("|")
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *map(_cells, rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cells(row: Row) -> list[str]:
+    ours = bool(row.executor)
+    return [
+        row.case,
+        row.executor,
+        _spread(row.per_step),
+        _number(np.median(row.per_step) / row.replicas),
+        _spread(row.ratio),
+        _number(np.median(row.hot)) if ours else "",
+        "" if row.rare is None else _number(np.median(row.rare)),
+        "" if row.rare is None else f"{row.rare_share:.2%}",
+        _number(row.tables) if ours else "",
+        f"{row.compile_seconds:.0f}" if ours else "",
+    ]
+
+
+def _spread(values: np.ndarray) -> str:
+    low, middle, high = (_number(value) for value in (values.min(), np.median(values), values.max()))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _number(value: float) -> str:
+    """Three digits, or the whole part."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _title(suite: str, device: str) -> str:
+    return f"{suite} on {device}"
+
+
+def _command(suite: str, device: str) -> str:
+    return f"python -m benchmarks.run --suite {suite} --device {device}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
+

@@ -116,7 +116,7 @@ def test_replica_runs_are_bounded_and_each_point_shows_its_first_seeds(tmp_path)
     assert shown == [
         *(f"base/learning_rate=0.1/seed_00{i}" for i in range(3)),
         *(f"base/learning_rate=0.2/seed_00{i}" for i in range(2)),
-        *(f"swr/learning_rate=0.1/seed_00{i}" for i in range(3)),
+        *(f"swr/seed_00{i}" for i in range(3)),
     ]
     assert scalars(tmp_path, "base/learning_rate=0.2/seed_001", TASK)[1] == [11.0]
     np.testing.assert_allclose(scalars(tmp_path, "base/learning_rate=0.2/mean", TASK)[1], [14.5])  # of all ten
