@@ -6,6 +6,7 @@ import functools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -58,7 +59,7 @@ class Ours:
         self._executor = self.choice.build(population)
         self._state = initial_state(population)
         self._step = 0
-        self.tables_seconds = statistics.median(seconds(lambda i=i: self._prepare(i), setting.clock) for i in (2, 1, 0))
+        self.tables_seconds = statistics.median(seconds(partial(self._prepare, i), setting.clock) for i in (2, 1, 0))
         due = Events(population).until(0, 10_000)
         self._event = due[0][1] if due else None
 

@@ -17,33 +17,43 @@ from benchmarks.suites import SUITES, Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 DEVICES = ("cpu", "cuda")
+HEADER = ["case", "executor, block", "a step (µs)", "a replica", "over the loop"]
+HEADER += ["hot", "rare", "share", "tables", "compile (s)"]
 
 HEAD = """# What lopbench costs
 
 Written by `python -m benchmarks.run`; a run replaces the sections that it measured. Times are medians over rounds
-(smallest to largest in brackets), the contenders of a table took turns in one process, and ratios are formed round
-by round. The loop is `benchmarks/naive.py`: one network, `nn.Sequential`, `torch.optim.SGD`, uint8 rows gathered and
-permuted at every step, from the same first weights and on the same examples in the same order; its first losses agree.
+(smallest to largest in brackets); the contenders of a table took turns in one process, and ratios are formed round
+by round. The loop is that of `benchmarks/naive.py`: one network, `nn.Sequential` and `torch.optim.SGD`, with the first
+weights and the examples, in their order, of replica 0. On permuted MNIST both sides gather, permute and scale rows of
+uint8 images at every step; on regression the loop finds its examples ready made. That the losses of the first steps
+agree is asserted. The loop sums its loss; a population also sums its accuracy and checks that replicas are finite.
 
 - **a step**: microseconds of all replicas together, with rare work (reinitialisation) and tables (an epoch's order, a
   task's permutation) in their shares: (1 - share) hot + share rare + tables. Metrics and logging are not in it.
-- **a replica**: the same divided by the replicas; **over the loop**: that, over a step of the loop.
-- **hot**: a step without rare work, in blocks of as many steps a call as a run chooses; **rare**: a step with it.
-- **share**: of the steps, how many run singly because something is due (or is due before a block would end).
-- **compile**: seconds of the first calls of all blocks, other programs' load included.
+- **a replica**: the same divided by the replicas. **over the loop**: that, over a step of the loop.
+- **hot**: a step without rare work, in blocks of as many steps a call as a run chooses. **rare**: a step with it.
+- **share**: of the steps, how many run singly, as something is due, or is due before a block would end.
+- **compile**: seconds until the first call of each block has returned, on the wall's clock.
 """
 
 BOUNDS = {
-    "single": """What bounds it. Permuted MNIST: the matrix products (four tenths of a compiled step; 13 MFLOP) and a pass over
-weights and gradients for update and finiteness; the loop adds autograd's bookkeeping and a kernel for each of some 60
-operations. Regression: neither side computes anything to speak of. Our step is the price of entering a compiled call
-(guards and wrappers, nine tenths of it), shared by the steps of a block; the loop's is that of some 30 operations.""",
-    "quickstart": """What bounds it. Entering a compiled call, four tenths of which is checking guards: the arithmetic of 30 replicas is
-less than a tenth, so that replicas cost next to nothing until there are hundreds. Shrink and perturb draws noise for
-every parameter and step: there random numbers are the work.""",
-    "permuted_mnist": """What bounds it. Matrix products (half of a step of 30 replicas), memory traffic of update and finiteness check (a
-quarter; 12 MB of weights do not fit in the cache, so a replica gains little from its neighbours) and gathering and
-permuting pixels (a sixth). Rare work draws candidates for every weight and then selects: random numbers bound it.""",
+    "single": """\
+What bounds it. Permuted MNIST: four tenths of a compiled step are matrix products, most of the rest is the pass over
+weights and gradients that updates them and checks that they are finite; the loop adds autograd's bookkeeping and a
+kernel for every operation. Regression: neither side computes anything to speak of. Nine tenths of our step are the
+entry of a compiled call (four of them for guards), shared by the steps of a block; the loop calls kernel by kernel.
+""",
+    "quickstart": """\
+What bounds it. The entry of a compiled call, half of it for checking guards: the arithmetic of 30 replicas is less than
+a tenth, so that replicas cost next to nothing up to a hundred. With shrink and perturb, whose noise is drawn for every
+parameter and step, half of a step of 30 replicas goes into random numbers.
+""",
+    "permuted_mnist": """\
+What bounds it. Of a step of 30 replicas half are matrix products, a quarter the memory traffic of update and finiteness
+check (12 MB of weights, so that on one thread a replica gains nothing from its neighbours), a sixth gathering and
+permuting pixels. Rare work draws a candidate for every weight: random numbers are four to six tenths of it.
+""",
 }
 
 
@@ -62,15 +72,17 @@ def update(path: Path, suite: str, device: str, section: str) -> None:
 
 def section(suite: str, setting: Setting, rows: Sequence[Row], command: str, seconds: float) -> str:
     """Title, machine, command, table, and what bounds it."""
+    sample = f"{setting.rounds} rounds of samples of about {setting.lasting} s"
+    clock = {"wall": "wall-clock time", "process": "processor time, which others' load lengthens less"}[setting.clock]
+    load = f"load average {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else "load unknown"
     cache = "the usual compiler cache, cold or warm" if setting.quick else "a cold compiler cache"
-    clock = {"wall": "wall-clock time", "process": "processor time (others were using the machine)"}[setting.clock]
+    data = "generated images" if setting.data_dir is None else "the data set itself"
     lines = [
         f"## {_title(suite, setting.device.type)}",
-        f"{machine(setting.device)}; {datetime.date.today()}.",
-        f"`{command}`: {setting.rounds} rounds of samples of about {setting.lasting} s, {clock}, {cache}, "
-        f"{'generated images' if setting.data_dir is None else 'the data set itself'}; {seconds:.0f} s altogether.",
+        f"{machine(setting.device)}; {datetime.date.today()}; {load}.",
+        f"`{command}`: {sample}, {clock}, {cache}, {data}; {seconds:.0f} s altogether.",
         table(rows),
-        BOUNDS[suite],
+        BOUNDS[suite].rstrip(),
     ]
     return "\n\n".join(lines)
 
@@ -86,8 +98,7 @@ def machine(device: torch.device) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
-    head = "case|executor, block|a step (µs)|a replica|over the loop|hot|rare|share|tables|compile (s)".split("|")
-    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *map(_cells, rows)]
+    lines = [HEADER, ["---", "---", *["---:"] * (len(HEADER) - 2)], *map(_cells, rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -129,4 +140,3 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return named[1] if named else platform.processor() or platform.machine()
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -50,8 +51,8 @@ def single(setting: Setting) -> list[Row]:
     (image_network,) = populations(setting, PERMUTED_MNIST["plain SGD"], 1).values()
     regression_network = populations(setting, REGRESSION, 1)["sgd"]
     return [
-        *compare(setting, {"permuted MNIST, 3 x 100": image_network}),
-        *compare(setting, {"slowly-changing regression, 5 units": regression_network}),
+        *compare(setting, {"permuted MNIST, 3 x 100, R = 1": image_network}, "permuted MNIST, loop"),
+        *compare(setting, {"regression, 5 units, R = 1": regression_network}, "regression, loop"),
     ]
 
 
@@ -75,23 +76,23 @@ def permuted_mnist(setting: Setting) -> list[Row]:
 SUITES = {"single": single, "quickstart": quickstart, "permuted_mnist": permuted_mnist}
 
 
-def compare(setting: Setting, cases: Cases, with_loader: bool = False) -> list[Row]:
+def compare(setting: Setting, cases: Cases, loop: str = "loop", with_loader: bool = False) -> list[Row]:
     """Time all cases, and the loop of one network on the same stream, in turns."""
     any_population = next(iter(cases.values()))
-    loops = {"loop of one network": Contender(loop_for(any_population).advance)}
+    loops = {loop: Contender(loop_for(any_population).advance)}
     if with_loader:
-        loops["loop of one network, DataLoader"] = Contender(loop_for(any_population, loader=True).advance)
+        loops[f"{loop}, DataLoader"] = Contender(loop_for(any_population, loader=True).advance)
     contenders, sides, compiling = dict(loops), {}, {}
     for name, population in cases.items():
         side = sides[name] = Ours(setting, population)
         block = side.choice.block_steps
-        compiling[name] = seconds(lambda s=side, n=block: check_same_work(s, n))
+        compiling[name] = seconds(partial(check_same_work, side, block))
         contenders[name] = Contender(side.hot, multiple=block, most=side.steps_per_table)
         if side.has_rare_work:
-            compiling[name] += seconds(lambda s=side: s.rare(1))
+            compiling[name] += seconds(partial(side.rare, 1))
             contenders[f"{name}, rare work"] = Contender(side.rare, most=side.steps_per_table)
     times = interleave(contenders, setting.rounds, setting.lasting, setting.clock)
-    reference = times["loop of one network"]
+    reference = times[loop]
     rows = [Row(name, 1, "", times[name], times[name] / reference, times[name]) for name in loops]
     for name, side in sides.items():
         assert side.all_alive(), f"{name}: a replica turned non-finite while it was timed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Contender:
     def sample_steps(self, lasting: float) -> int:
         """How many steps take about `lasting` seconds, found by doubling; warms up on the way."""
         steps = self.multiple
-        while seconds(lambda: self.advance(steps)) < lasting / 2 and 2 * steps <= self.most:
+        while 2 * steps <= self.most and seconds(partial(self.advance, steps)) < lasting / 2:
             steps *= 2
         return steps
 
@@ -50,6 +51,6 @@ def interleave(
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            sample = seconds(lambda c=contender, n=steps[name]: c.advance(n), clock)
+            sample = seconds(partial(contender.advance, steps[name]), clock)
             taken[name].append(1e6 * sample / steps[name])
     return {name: np.array(values) for name, values in taken.items()}

@@ -1,7 +1,7 @@
 """lopbench: does a method keep a network plastic on a stream of tasks? Trains many replicas at once.
 
-  python -m lopbench.main --gin_file=swr_vit.gin
-  python -m lopbench.main --gin_file=swr_vit.gin --gin_bindings='run.seeds = 5' --workdir=runs/five
+  python -m lopbench.main --gin_file=quickstart.gin
+  python -m lopbench.main --gin_file=quickstart.gin --gin_bindings='run.seeds = 5' --workdir=runs/five
 
 A gin file says what is run; flags say where and how. --list shows everything that gin can bind;
 the gin files that come with lopbench are listed when --gin_file is missing.

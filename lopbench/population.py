@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,10 @@ class Population:
     seeds: Tensor  # int64 [R], on the device
     dtype: torch.dtype = torch.float32
     max_gradient_norm: np.ndarray | None = None  # [R]; NaN: not clipped
+    #: the initial record of every parameter, in the module's order (law 3)
+    records: dict[str, Initial] = field(init=False)
+    #: the unit groups that the architecture declares; none if it declares none
+    groups: tuple[UnitGroup, ...] = field(init=False)
 
     @property
     def replicas(self) -> int:
@@ -46,16 +49,10 @@ class Population:
     def device(self) -> torch.device:
         return self.seeds.device
 
-    @cached_property
-    def records(self) -> dict[str, Initial]:
-        """The initial record of every parameter, in the module's order (law 3)."""
-        return initial_records(self.module)
-
-    @cached_property
-    def groups(self) -> tuple[UnitGroup, ...]:
-        """The unit groups that the architecture declares; none if it declares none."""
+    def __post_init__(self) -> None:
         declared = getattr(self.module, "unit_groups", None)
-        return declared() if declared else ()
+        object.__setattr__(self, "records", initial_records(self.module))
+        object.__setattr__(self, "groups", declared() if declared else ())
 
     def reports(self) -> tuple[str, ...]:
         """Every tag that some strategy reports, once each, in order."""
@@ -107,11 +104,12 @@ def stack_parts(parts: Sequence[Any], what: str) -> tuple[Any, dict[str, np.ndar
             type(other) is type(first),
             f"{what}: {type(first).__name__} and {type(other).__name__} can't share a population.",
         )
-        for field in dataclasses.fields(first):
-            a, b = getattr(first, field.name), getattr(other, field.name)
-            if field.name not in free and a is not b and a != b:
+        for part_field in dataclasses.fields(first):
+            name = part_field.name
+            a, b = getattr(first, name), getattr(other, name)
+            if name not in free and a is not b and a != b:
                 raise UserError(
-                    f"{what}: {type(first).__name__}.{field.name} is {a!r} in one replica and {b!r} in another; "
+                    f"{what}: {type(first).__name__}.{name} is {a!r} in one replica and {b!r} in another; "
                     f"within one population only {', '.join(free) or 'nothing'} may differ."
                 )
     columns = {name: [getattr(part, name) for part in parts] for name in free}

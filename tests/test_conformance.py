@@ -59,6 +59,15 @@ UNITS = ("hidden.0.weight", "hidden.0.bias", "output.weight")  # what feeds and 
 ALL = ("hidden.0.weight", "hidden.0.bias", *HEAD)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As a run of tiny networks has it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def of_the_package(kind: str) -> dict[str, type]:
     """The parts of a kind that come with lopbench (other tests register theirs)."""
     return {name: part for name, part in parts(kind).items() if part.__module__.startswith("lopbench.")}
@@ -171,7 +180,7 @@ def trained(strategies: tuple[Strategy, ...], updates: int = 30, compiled: bool 
     """The end of a whole run through `train`, task changes included, and its records. Every step is a single one."""
     made, records = population(*strategies), list[Record]()
     executor = Stacked(made, block_steps=100, compiled=compiled)
-    return train(made, executor, Plan(updates, window_steps=3), records.extend), records
+    return train(made, executor, Plan(updates, window_steps=TASK), records.extend), records
 
 
 def assert_close(a: Tree, b: Tree, tolerance: float = 1e-9) -> None:

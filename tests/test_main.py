@@ -16,7 +16,7 @@ from absl.testing import flagsaver
 from lopbench import lookup, main
 
 ROOT = Path(main.__file__).parent.parent
-USAGE = "python -m lopbench.main --gin_file=swr_vit.gin"
+USAGE = "python -m lopbench.main --gin_file=quickstart.gin"
 
 Call = Callable[..., tuple[int, str, str]]
 
