@@ -47,6 +47,12 @@ def probe(population: Population, state: Tree, size: int, split: str, task: int,
     return _look(population, state, *population.stream.probe(split, size, task), gradients)
 
 
+def require_probe(population: Population, split: str, size: int) -> None:
+    """Raise the stream's `UserError` if it has no such probe batch: that of one replica is quickly asked for."""
+    if size:
+        dataclasses.replace(population.stream, seeds=population.seeds[:1]).probe(split, size, 0)  # type: ignore[type-var]
+
+
 def _by_batch(metrics: Sequence[Metric]) -> dict[tuple[int, str], list[Metric]]:
     sharing: dict[tuple[int, str], list[Metric]] = {}
     for metric in metrics:

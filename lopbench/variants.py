@@ -22,6 +22,7 @@ from lopbench.executors import EXECUTORS
 from lopbench.loggers.records import Replica
 from lopbench.optimizers.schedules import Constant
 from lopbench.population import Population, initial_records, stack_parts
+from lopbench.probing import require_probe
 from lopbench.protocols import Dataset, Optimizer, PerReplica, Schedule, Source, Strategy, Stream
 from lopbench.registry import kind_of, per_replica_fields
 from lopbench.strategies.baseline import Baseline
@@ -117,7 +118,7 @@ def run(
     for name, value in (("max_tasks", max_tasks), ("max_steps", max_steps)):
         _check_run(name, value, value is None or is_integer(value, 1), "an integer at least 1, or None for no limit")
     _check_run("window_steps", window_steps, is_integer(window_steps, 1), "an integer at least 1")
-    _check_run("dtype", dtype, dtype in DTYPES, f"one of {', '.join(DTYPES)}")
+    _check_run("dtype", dtype, dtype in [*DTYPES], f"one of {', '.join(DTYPES)}")
     _check_run("executor", executor, executor in EXECUTORS, f"one of {', '.join(EXECUTORS)}")
     _check_run(
         "block_steps", block_steps, block_steps is None or is_integer(block_steps, 1), "an integer at least 1, or None"
@@ -127,6 +128,8 @@ def run(
         "max_gradient_norm", max_gradient_norm, max_gradient_norm is None or positive, "a number above 0, or None"
     )
     seeds = check_seeds(seeds)
+    twice = sorted({metric.__name__ for metric in metrics if metrics.count(metric) > 1})
+    require(not twice, f"run.metrics names {', '.join(twice)} twice: both would measure the same.")
 
     built_source = source() if source else None
     if stream.needs_source:  # type: ignore[attr-defined]
@@ -163,6 +166,7 @@ def run(
         strategy.check(population)
     for metric in variant.plan.metrics:
         metric.check(population)
+        require_probe(population, metric.probe_split, metric.probe_size)
     return variant
 
 

@@ -14,7 +14,7 @@ from lopbench.checks import check_bool, check_choice, check_number
 from lopbench.errors import require
 from lopbench.learner import Learner
 from lopbench.population import Population
-from lopbench.probing import evaluation_mode
+from lopbench.probing import evaluation_mode, require_probe
 from lopbench.protocols import PerReplica, Strategy, Tree
 from lopbench.roles import SCOPES, in_scope
 
@@ -62,6 +62,8 @@ class EWC(Strategy):
             not self.use_fisher or loss == "cross_entropy",
             f"strategies.EWC.use_fisher is True, but the stream's loss is {loss}: it needs classes.",
         )
+        if self.use_fisher:
+            require_probe(population, self.fisher_split, self.fisher_examples)
 
     def init(self, learner: Learner) -> Tree:
         anchors = {name: learner.parameters[name].clone() for name in in_scope(learner.population.module, self.scope)}

@@ -122,8 +122,11 @@ def assert_same_numbers(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 
 def values(rows: pd.DataFrame) -> pd.Series:
-    """The values of a variant by what they are of, whichever run they are from."""
-    return numbers(rows).set_index(["seed", "step", "task", "tag"])["value"].sort_index()
+    """The values of a variant by what they are of, whichever run they are from.
+
+    Without NaN, which also stands for what only other replicas of the population have.
+    """
+    return numbers(rows).set_index(["seed", "step", "task", "tag"])["value"].dropna().sort_index()
 
 
 def series(rows: pd.DataFrame, tag: str, replica: int = 0) -> pd.Series:
@@ -212,7 +215,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 def test_tensorboard_shows_the_table_s_numbers(variants: Path) -> None:
     rows = table(variants)
-    for (variant, seed), own in rows.groupby(["variant", "seed"], observed=True):
+    for (variant, seed), own in rows.dropna(subset="value").groupby(["variant", "seed"], observed=True):
         shown = scalars(variants / "tensorboard" / variant / f"seed_{seed:03d}")
         assert shown.keys() == set(own["tag"])
         for tag, of_tag in own.groupby("tag"):
@@ -341,6 +344,7 @@ def test_a_strategy_in_a_file_of_one_s_own_is_imported_by_the_gin_file_and_train
 
 # Mistakes -------------------------------------------------------------------------------------------
 
+LINEAR = "--gin_bindings=run.architecture = @architectures.Linear"
 MISTAKES = {
     "gin file": (["--gin_file=nowhere.gin"], "There is no gin file 'nowhere.gin'"),
     "part": (["--gin_bindings=run.optimizer = @optimizers.SDG"], r"(?s).*SDG.*Did you mean .*SGD"),
@@ -368,7 +372,23 @@ MISTAKES = {
         r"streams\.PermutedInputs never ends: set run\.max_tasks or run\.max_steps\.",
     ),
     "seed twice": (["--gin_bindings=run.seeds = [1, 2, 1]"], r"run\.seeds names 1 twice"),
-    "probe too large": (["--gin_bindings=metrics.DeadUnits.probe_size = 1000"], r".*1000"),
+    "probe too large": (
+        ["--gin_bindings=metrics.DeadUnits.probe_size = 1000"],
+        r"A probe of 1000 examples is more than the 60 train examples",
+    ),
+    "metric twice": (
+        ["--gin_bindings=run.metrics = [@metrics.DeadUnits, @metrics.DeadUnits]"],
+        r"run\.metrics names DeadUnits twice",
+    ),
+    "fisher examples": (
+        ["--gin_bindings=run.strategies = [@strategies.EWC]", "--gin_bindings=strategies.EWC.use_fisher = True"],
+        r"A probe of 1000 examples is more than the 60 train examples",
+    ),
+    "type": (["--gin_bindings=run.dtype = ['float32']"], r"run\.dtype is \['float32'\]: it must be one of"),
+    "no test split": (
+        ["--gin_bindings=sources.Generated.test_size = 0", "--gin_bindings=run.metrics = [@metrics.Evaluation]"],
+        r"streams\.PermutedInputs has no 'test' examples to probe on Generated",
+    ),
     "strategy that does not fit": (
         [
             "--gin_bindings=run.strategies = [@strategies.ReDo]",
@@ -382,12 +402,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize("arguments, message", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_message_and_nothing_is_written(tmp_path: Path, arguments: list[str], message: str) -> None:
-    write(tmp_path, name="mine.gin")
-    if "--gin_file=nowhere.gin" not in arguments:
-        arguments = ["--gin_file=mine.gin", *arguments]
-    if any("Linear" in argument for argument in arguments):
-        (tmp_path / "mine.gin").write_text(re.sub(r"architectures\.MLP\..*\n|metrics.*\n|run.metrics.*\n", "", BASE))
-    done = lopbench_main(tmp_path, *arguments)
+    write(tmp_path)
+    done = lopbench_main(tmp_path, *([] if "gin_file" in arguments[0] else ["--gin_file=mine.gin"]), *arguments)
     assert done.status == 1
     assert re.match(message, done.err), done.err
     assert "Traceback" not in done.err and len(done.err.splitlines()) <= 5
@@ -466,26 +482,25 @@ def test_when_every_replica_turns_non_finite_the_run_has_failed(tmp_path: Path) 
 INTERRUPTED = """
 from dataclasses import dataclass
 
-import numpy as np
-
 from lopbench import register
-from lopbench.protocols import Strategy
+from lopbench.protocols import Metric
 
 
-@register("strategies")
+@register("metrics")
 @dataclass(frozen=True)
-class CtrlC(Strategy):
-    '''Interrupts the run once it looks for the second event.'''
+class CtrlC(Metric):
+    '''Interrupts the run after 12 updates.'''
 
-    def events(self, population, hyper):
-        yield 12, {"due": np.ones(population.replicas, dtype=bool)}
+    every: int = 12
+
+    def measure(self, probe):
         raise KeyboardInterrupt
 """
 
 
 def test_an_interrupted_run_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "ctrl_c.py").write_text(INTERRUPTED)
-    write(tmp_path, "import ctrl_c\nrun.strategies = [@strategies.CtrlC]\n")
+    write(tmp_path, "import ctrl_c\nrun.metrics = [@metrics.CtrlC]\n")
     done = lopbench_main(tmp_path, "--gin_file=mine.gin", "--workdir=out")
     assert done.status == 130 and done.err.splitlines()[-1] == "Interrupted."
     assert manifest.read(tmp_path / "out")["status"] == "interrupted"
