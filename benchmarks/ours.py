@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import statistics
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ class Setting:
     rounds: int = 11
     lasting: float = 0.2  # seconds of one sample
     clock: str = "wall"
+    threads: int | None = None  # None: as many as a run would choose
     quick: bool = False
 
     @functools.cached_property
@@ -55,8 +57,9 @@ class Ours:
 
     def __init__(self, setting: Setting, population: Population) -> None:
         self.population = population
-        self.choice: Choice = choose(population, 1_000_000, setting.executor)
-        self._executor = self.choice.build(population)
+        choice = choose(population, 1_000_000, setting.executor)
+        self.choice: Choice = dataclasses.replace(choice, threads=setting.threads or choice.threads)
+        self._executor = self.choice.build(population)  # from here on torch has the choice's number of threads
         self._state = initial_state(population)
         self._step = 0
         self.tables_seconds = statistics.median(seconds(partial(self._prepare, i), setting.clock) for i in (2, 1, 0))

@@ -17,7 +17,7 @@ from benchmarks.suites import SUITES, Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 DEVICES = ("cpu", "cuda")
-HEADER = ["case", "executor, block", "a step (µs)", "a replica", "over the loop"]
+HEADER = ["case", "executor, block, threads", "a step (µs)", "a replica", "over the loop"]
 HEADER += ["hot", "rare", "share", "tables", "compile (s)"]
 
 HEAD = """# What lopbench costs
@@ -73,7 +73,7 @@ def update(path: Path, suite: str, device: str, section: str) -> None:
 def section(suite: str, setting: Setting, rows: Sequence[Row], command: str, seconds: float) -> str:
     """Title, machine, command, table, and what bounds it."""
     sample = f"{setting.rounds} rounds of samples of about {setting.lasting} s"
-    clock = {"wall": "wall-clock time", "process": "processor time, which others' load lengthens less"}[setting.clock]
+    clock = {"wall": "wall-clock time", "process": "processor time, as others' load lengthens that less"}[setting.clock]
     load = f"load average {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else "load unknown"
     cache = "the usual compiler cache, cold or warm" if setting.quick else "a cold compiler cache"
     data = "generated images" if setting.data_dir is None else "the data set itself"
@@ -89,8 +89,7 @@ def section(suite: str, setting: Setting, rows: Sequence[Row], command: str, sec
 
 def machine(device: torch.device) -> str:
     """Processor or GPU, cores, and versions."""
-    threads = torch.get_num_threads()
-    where = f"{_processor()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}"
+    where = f"{_processor()}, {os.cpu_count()} cores"
     if device.type == "cuda":
         where = f"{torch.cuda.get_device_name(device)} ({where})"
     return f"{where}; torch {torch.__version__}, Python {platform.python_version()}"

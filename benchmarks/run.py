@@ -1,8 +1,8 @@
 """lopbench against plain PyTorch loops: a table on the screen, and in benchmarks/RESULTS.md.
 
-  python -m benchmarks.run                          everything, on a cold compiler cache: some minutes
-  python -m benchmarks.run --quick                  short samples on the usual cache; writes no file
-  python -m benchmarks.run --suite single --data_dir DIR
+python -m benchmarks.run                          everything, on a cold compiler cache: some minutes
+python -m benchmarks.run --quick                  short samples on the usual cache; writes no file
+python -m benchmarks.run --suite single --data_dir DIR
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ from benchmarks.timing import CLOCKS
 def main(argv: Sequence[str] | None = None) -> None:
     """Do what the flags say."""
     flags = parser().parse_args(argv)
-    if flags.threads:
-        torch.set_num_threads(flags.threads)
-    setting = Setting(torch.device(flags.device), flags.data_dir, clock=flags.clock)
+    setting = Setting(torch.device(flags.device), flags.data_dir, clock=flags.clock, threads=flags.threads)
     if flags.quick:
         setting = dataclasses.replace(setting, rounds=3, lasting=0.05, quick=True)
     output = flags.output or (None if flags.quick else report.RESULTS)
@@ -52,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--suite", action="append", choices=SUITES, help="only this one; may be repeated")
     flags.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     flags.add_argument("--data_dir", help="the folder that holds MNIST; without it: generated images of its shape")
-    flags.add_argument("--threads", type=int, help="of torch, for both sides; without it: torch's choice")
+    flags.add_argument("--threads", type=int, help="of torch, for both sides; without it: as a run would have")
     flags.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="process: processor time, on a busy machine; with --threads 1"
     )

@@ -77,7 +77,7 @@ SUITES = {"single": single, "quickstart": quickstart, "permuted_mnist": permuted
 
 
 def compare(setting: Setting, cases: Cases, loop: str = "loop", with_loader: bool = False) -> list[Row]:
-    """Time all cases, and the loop of one network on the same stream, in turns."""
+    """Time all cases, and the loop of one network on the same stream, in turns, all on the same number of threads."""
     any_population = next(iter(cases.values()))
     loops = {loop: Contender(loop_for(any_population).advance)}
     if with_loader:
@@ -91,6 +91,8 @@ def compare(setting: Setting, cases: Cases, loop: str = "loop", with_loader: boo
         if side.has_rare_work:
             compiling[name] += seconds(partial(side.rare, 1))
             contenders[f"{name}, rare work"] = Contender(side.rare, most=side.steps_per_table)
+    threads = {side.choice.threads for side in sides.values()}
+    assert len(threads) == 1, f"the contenders of a table share the number of threads, but would choose {threads}"
     times = interleave(contenders, setting.rounds, setting.lasting, setting.clock)
     reference = times[loop]
     rows = [Row(name, 1, "", times[name], times[name] / reference, times[name]) for name in loops]
@@ -101,7 +103,7 @@ def compare(setting: Setting, cases: Cases, loop: str = "loop", with_loader: boo
         hot, rare = times[name], times.get(f"{name}, rare work")
         per_step = hot + tables if rare is None else (1 - share) * hot + share * rare + tables
         replicas = side.population.replicas
-        executor = f"{side.choice.executor}, {side.choice.block_steps}"
+        executor = f"{side.choice.executor}, {side.choice.block_steps}, {side.choice.threads}"
         ratio = per_step / replicas / reference
         rows.append(Row(name, replicas, executor, per_step, ratio, hot, rare, share, tables, compiling[name]))
     return rows

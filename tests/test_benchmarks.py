@@ -56,12 +56,12 @@ def test_contenders_take_turns():
 
 def test_a_run_replaces_its_own_section_and_leaves_the_others(tmp_path):
     path = tmp_path / "RESULTS.md"
-    row = suites.Row("SGD", 2, "compiled, 5", np.array([3.0, 1.0, 2.0]), np.array([0.5, 0.25, 0.3]), np.ones(3))
+    row = suites.Row("SGD", 2, "compiled, 5, 1", np.array([3.0, 1.0, 2.0]), np.array([0.5, 0.25, 0.3]), np.ones(3))
     for command in ("first", "second"):
         report.update(path, "single", "cpu", report.section("single", SETTING, [row], command, 1.0))
     report.update(path, "quickstart", "cpu", report.section("quickstart", SETTING, [row], "third", 1.0))
     text = path.read_text()
     assert "`first`" not in text and "`second`" in text and "`third`" in text
     assert text.count("\n## ") == len(suites.SUITES) * len(report.DEVICES)
-    assert "| SGD | compiled, 5 | 2 (1 to 3) | 1 | 0.3 (0.25 to 0.5) |" in text
+    assert "| SGD | compiled, 5, 1 | 2 (1 to 3) | 1 | 0.3 (0.25 to 0.5) |" in text
     assert "## single on cuda\n\nNot yet measured: `python -m benchmarks.run --suite single --device cuda`." in text

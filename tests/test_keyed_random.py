@@ -65,7 +65,11 @@ def test_many_steps_at_once_are_the_steps_one_by_one():
 
 def test_purpose_seed_and_step_each_change_every_draw():
     base = words(SEEDS[:1], "a", STEP, 64)
-    for other in (words(SEEDS[:1], "b", STEP, 64), words(SEEDS[1:2], "a", STEP, 64), words(SEEDS[:1], "a", STEP + 1, 64)):
+    for other in (
+        words(SEEDS[:1], "b", STEP, 64),
+        words(SEEDS[1:2], "a", STEP, 64),
+        words(SEEDS[:1], "a", STEP + 1, 64),
+    ):
         assert (base == other).float().mean() < 0.05
 
 
@@ -80,7 +84,7 @@ def test_distributions_have_the_moments_of_their_definition():
     n = 200_000
     uniform = uniforms(SEEDS[:1], "u", STEP, n, torch.float64)[0]
     normal = normals(SEEDS[:1], "n", STEP, n, torch.float64)[0]
-    assert 0 < uniform.min() and uniform.max() < 1
+    assert uniform.min() > 0 and uniform.max() < 1
     assert abs(uniform.mean() - 0.5) < 4 * math.sqrt(1 / 12 / n)
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs((normal**power).mean() - moment) < 4 * math.sqrt(variance / n)

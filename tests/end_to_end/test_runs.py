@@ -23,13 +23,14 @@ import pytest
 from absl.testing import flagsaver
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lopbench import main
+from lopbench import main, registry
 from lopbench.loggers import manifest
 
 ROOT = Path(main.__file__).parent.parent
 COLUMNS = ["variant", "replica", "seed", "step", "task", "tag", "value"]
 RATE = "optimizers.SGD.learning_rate"
 FACTOR = "strategies.SelectiveWeightReinit.reinit_factor"
+OWN_MODULES = ("refresh_output", "ctrl_c")  # that tests write and import
 
 #: three tasks of 10 steps; a window is 4 steps, or the 2 that a task leaves over
 BASE = """
@@ -135,10 +136,14 @@ def series(rows: pd.DataFrame, tag: str, replica: int = 0) -> pd.Series:
 
 
 @pytest.fixture(autouse=True)
-def empty_gin() -> Iterator[None]:
+def nothing_left_behind() -> Iterator[None]:
+    """No bindings, and none of the parts that a test's own files have registered."""
     gin.clear_config()
     yield
     gin.clear_config()
+    for known in registry._parts.values():
+        for name in [name for name, part in known.items() if part.__module__ in OWN_MODULES]:
+            del known[name]
 
 
 @pytest.fixture(scope="module")

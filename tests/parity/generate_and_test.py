@@ -94,9 +94,10 @@ def population_of(config: dict[str, Any], arrays: Arrays, count: str) -> Populat
 
 
 class Update(NamedTuple):
-    """One update: its number from 1, and the states before it, when units are chosen, and after it."""
+    """One update: its number from 1, its loss, and the states before it, when units are chosen, and after it."""
 
     t: int
+    loss: Tensor
     before: Tree
     choosing: Tree
     after: Tree
@@ -113,9 +114,9 @@ def follow(population: Population, arrays: Arrays) -> Iterator[Update]:
     for t in range(1, updates + 1):
         x, y = torch.from_numpy(arrays[f"x/{t}"]).double()[None], torch.from_numpy(arrays[f"y/{t}"])[None]
         clock = Clock(*[torch.tensor(t - 1)] * 3)
-        choosing = step(population, state, clock, x, y, {}, {})
-        after = step(population, state, clock, x, y, {}, tables[t]) if t in tables else choosing
-        yield Update(t, state, choosing, after)
+        choosing, measured = step(population, state, clock, x, y, {}, {})
+        after = step(population, state, clock, x, y, {}, tables[t])[0] if t in tables else choosing
+        yield Update(t, measured["loss"][0], state, choosing, after)
         state = after
 
 

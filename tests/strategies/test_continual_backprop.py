@@ -416,7 +416,7 @@ def test_the_compiled_step_is_the_eager_one():
     x, y = population.stream.batches(population.stream.prepare(0), clock, 1)
 
     def advance(state, clock, x, y, event):
-        return step(population, state, clock, x, y, {}, event)
+        return step(population, state, clock, x, y, {}, event)[0]
 
     eager = advance(state, clock, x[0], y[0], event)
     compiled = torch.compile(advance, fullgraph=True, dynamic=False)(state, clock, x[0], y[0], event)

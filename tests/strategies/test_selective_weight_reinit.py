@@ -241,7 +241,6 @@ def test_a_block_with_an_event_can_be_captured_whole():
     arguments = (
         run(population, 1),
         Clock(torch.tensor(1), torch.tensor(0), torch.tensor(1)),
-        torch.tensor(1),
         population.stream.prepare(1),
         event,
     )
