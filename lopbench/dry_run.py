@@ -27,12 +27,12 @@ def describe(groups: Sequence[Group], choices: Sequence[Choice]) -> str:
         eager = _seconds_a_step(g, state)
         seconds += eager * g.plan.steps
         sizes = [parameter.numel() for parameter in population.module.parameters()]
-        stream = population.stream
+        stream, problem = population.stream, population.stream.problem
         lines += [
             f"\nPopulation {number} of {len(groups)}: {', '.join(g.names)}",
             f"  replicas    {len(g.replicas)}, seeds {_listed([replica.seed for replica in g.replicas])}",
             f"  steps       {g.plan.steps:,} in tasks of {stream.steps_per_task:,}",
-            f"  stream      {type(stream).__name__}: inputs {stream.problem.input_shape}, {stream.problem.outputs} outputs",
+            f"  stream      {type(stream).__name__}: inputs {problem.input_shape}, {problem.outputs} outputs",
             f"  network     {type(population.module).__name__}, {sum(sizes):,} parameters a replica",
             f"  optimizer   {type(population.optimizer).__name__}; {type(population.schedule).__name__} schedule",
             f"  strategies  {', '.join(type(s).__name__ for s in population.strategies) or 'none'}",
@@ -42,8 +42,8 @@ def describe(groups: Sequence[Group], choices: Sequence[Choice]) -> str:
             f"  time        {eager * 1e3:.1f} ms a step run eagerly",
         ]
     lines.append(
-        f"\nAltogether at most about {_duration(seconds)} if run eagerly; compiled steps take from a half (large networks) "
-        "to a fortieth (tiny ones) of that, after some seconds of compiling."
+        f"\nAltogether at most about {_duration(seconds)} if run eagerly; compiled steps take from a half (large "
+        "networks) to a fortieth (tiny ones) of that, after some seconds of compiling."
     )
     return "\n".join(lines)
 

@@ -131,6 +131,9 @@ def run(
     twice = sorted({metric.__name__ for metric in metrics if metrics.count(metric) > 1})
     require(not twice, f"run.metrics names {', '.join(twice)} twice: both would measure the same.")
 
+    twice = sorted({strategy.__name__ for strategy in strategies if list(strategies).count(strategy) > 1})
+    require(not twice, f"run.strategies names {', '.join(twice)} twice, and gin has one set of values for both.")
+
     built_source = source() if source else None
     if stream.needs_source:  # type: ignore[attr-defined]
         require(

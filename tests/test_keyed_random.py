@@ -31,7 +31,7 @@ def test_philox_gives_the_published_known_answers(counter, key, expected):
 
 
 def test_the_counter_layout_is_the_documented_one():
-    """Element e of step s is word e % 4 of the counter (e // 4, s low, s high, crc32(purpose)) under the seed's halves."""
+    """Element e of step s: word e % 4 of the counter (e // 4, s low, s high, crc32(purpose)), the key the seed."""
     seed, step = 2**40 + 7, 2**33 + 9
     drawn = words(torch.tensor([seed]), "noise", torch.tensor(step), 11)[0]
     for element in range(11):
@@ -76,7 +76,7 @@ def test_purpose_seed_and_step_each_change_every_draw():
 def test_two_purposes_with_one_number_are_refused():
     first, second = "plumless", "buckeroo"  # the best-known pair of equal crc32
     purpose_id(first)
-    with pytest.raises(ValueError, match="plumless.*buckeroo"):
+    with pytest.raises(ValueError, match=r"plumless.*buckeroo"):
         purpose_id(second)
 
 
