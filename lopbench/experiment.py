@@ -22,6 +22,7 @@ from lopbench import config, dry_run, files, warm_up
 from lopbench.analysis.figures import plasticity_figure
 from lopbench.errors import require
 from lopbench.executors import Choice, choose
+from lopbench.keyed_random import LAYOUT_VERSION
 from lopbench.loggers.console import Progress, summary
 from lopbench.loggers.manifest import Manifest
 from lopbench.loggers.records import Record, Replica
@@ -111,7 +112,10 @@ def execute(request: config.Request, setting: Setting) -> int:
     workdir = files.claim_workdir(setting.workdir, setting.overwrite)
     texts = {"config.gin": request.asked_text(), "operative_config.gin": request.operative_text(operative)}
     manifest = Manifest(workdir, setting.command, device, {name: v.seeds for name, v in variants.items()})
-    manifest.update(executors={", ".join(g.names): vars(c) for g, c in zip(groups, choices, strict=True)})
+    manifest.update(
+        keyed_random_layout=LAYOUT_VERSION,
+        executors={", ".join(g.names): vars(c) for g, c in zip(groups, choices, strict=True)},
+    )
     for name, text in texts.items():
         files.write_atomically(workdir / name, text)
     with manifest.finishing(), warm_up.beside(workdir / "config.gin", device, setting.data_dir, choices):

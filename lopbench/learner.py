@@ -138,13 +138,6 @@ class Learner:
             for name, mask in touched:
                 self.clear_optimizer(name, mask)
 
-    def reset(self, name: str, replicas: Tensor, clear: bool = True) -> None:
-        """Draw a whole parameter anew in the replicas chosen by bool `[R]`."""
-        mask = along(replicas, self.parameters[name])
-        self.reinitialize(name, mask)
-        if clear:
-            self.clear_optimizer(name, mask)
-
 
 def initial_state(population: Population) -> Tree:
     """The tree before the first step."""
