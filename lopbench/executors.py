@@ -136,7 +136,8 @@ def choose(population: Population, steps: int, executor: str = "auto", block_ste
     if block_steps is None:
         # many steps unrolled in one compiled call where a step is so small that the call would cost more
         block_steps = (5 if work < 1_000_000 else 2 if work < 10_000_000 else 1) if executor.endswith("compiled") else 1
-    threads = 1 if work < 1_000_000 else DEFAULT_THREADS  # two threads wait for each other longer than they work
+    # two threads meet at the end of every kernel: in a small step they wait for each other longer than they work
+    threads = 1 if work < 30_000_000 else DEFAULT_THREADS
     return Choice(executor, block_steps, threads, reason)
 
 
