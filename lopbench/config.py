@@ -30,9 +30,19 @@ from typing import Any
 
 import gin
 
-from lopbench import lookup
+from lopbench import lookup, sweep
 from lopbench.errors import UserError
-from lopbench.gin_names import VARIANTS, as_reference, complete, components, is_component, line_for_gin, parameters
+from lopbench.gin_names import (
+    GRID,
+    PLANS,
+    VARIANTS,
+    as_reference,
+    complete,
+    components,
+    is_component,
+    line_for_gin,
+    parameters,
+)
 from lopbench.gin_text import Binding, Import, Include, Macro, Place, Reference, at, map_value, names_in, parse, render
 from lopbench.registry import KINDS, nearest, parts
 
@@ -66,8 +76,13 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: S
     reader = _Reader(search_paths)
     base = [binding for name in gin_files for binding in reader.file(name)]
     last = [binding for line in bindings for binding in reader.text(line, COMMAND_LINE)]
-    chosen = [binding for binding in [*base, *last] if binding.key == VARIANTS]
-    variants = _checked_variants(chosen[-1]) if chosen else dict[str, tuple[str, ...]]({files[0].stem: ()})
+    plans = {binding.key: binding for binding in [*base, *last] if binding.key in PLANS}
+    variants = dict[str, tuple[str, ...]]({files[0].stem: ()})
+    if VARIANTS in plans:
+        variants = _checked_variants(plans[VARIANTS])
+    if GRID in plans:
+        variants = sweep.expand(variants, plans[GRID], named=VARIANTS in plans)
+        _check_not_swept(plans[GRID], last)
     own = {name: reader.variant(name, lines) for name, lines in variants.items()}
     _check_macros([*base, *(binding for found in own.values() for binding in found), *last])
     return Request(
@@ -219,8 +234,8 @@ class _Reader:
         for line in lines:
             bindings += self.file(line, Place(source)) if line.endswith(".gin") else self.text(line, source)
         for binding in bindings:
-            if binding.key == VARIANTS:
-                raise binding.place.error(f"The variant {name!r} binds {VARIANTS}: variants can't have variants.")
+            if binding.key in PLANS:
+                raise binding.place.error(f"The variant {name!r} binds {binding.key}: variants can't have variants.")
         return bindings
 
     def load(self, statement: Import, beside: Path | None) -> None:
@@ -263,13 +278,21 @@ def _checked_variants(binding: Binding) -> dict[str, tuple[str, ...]]:
     return {name: tuple(lines) for name, lines in value.items()}
 
 
+def _check_not_swept(grid: Binding, last: Sequence[Binding]) -> None:
+    """Refuse a binding of the command line that would win over the values of the grid."""
+    swept = {complete(Binding(key, None, grid.place)).key for key in grid.value}
+    for binding in last:
+        if binding.key in swept:
+            raise binding.place.error(f"{binding.key} is swept by {GRID}: bind {GRID} instead, as in {sweep.FORM}.")
+
+
 def _resolve(bindings: Iterable[Binding]) -> dict[str, Binding]:
     """The bindings in force, by key: later ones win, macros are replaced by their values; all checked."""
     last = {binding.key: binding for binding in bindings}
     macros = {key: binding.value for key, binding in last.items() if "." not in key}
     settings = {}
     for key, binding in last.items():
-        if "." in key and key != VARIANTS:
+        if "." in key and key not in PLANS:
             with at(binding.place):
                 value = _expand(binding.value, macros, (key,))
                 _check_kind(key, value)

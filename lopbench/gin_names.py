@@ -18,8 +18,9 @@ from lopbench.registry import KINDS, nearest, parts
 
 #: what gin calls the root; `run` in a gin file
 ROOT = "lopbench.run"
-#: what config.py reads itself; `run` never sees it
-VARIANTS = "run.variants"
+#: what config.py reads itself; `run` never sees them
+VARIANTS, GRID = "run.variants", "sweep.grid"
+PLANS = (VARIANTS, GRID)
 
 
 def components() -> list[str]:
@@ -95,7 +96,7 @@ def complete(binding: Binding) -> Binding:
     with at(binding.place):
         value = map_value(_complete_leaf, binding.value)
         name, dot, parameter = binding.key.rpartition(".")
-        if not dot:
+        if not dot or binding.key == GRID:
             return replace(binding, value=value)
         component = _full_name(name)
         key = f"{component}.{parameter}"

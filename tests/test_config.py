@@ -689,3 +689,58 @@ def test_a_pinned_value_replaces_what_was_asked(write: Write) -> None:
     used["base"]["run.dtype"] = "float64"
     write(request.operative_text(used), "again.gin", base="")
     assert values(config.read(["again.gin"]))["base"]["run.dtype"] == "float64"
+
+
+# Grids -----------------------------------------------------------------------------------------------
+
+
+GRIDDED = "Ramp.steps = 5\nsweep.grid = {'Descent.learning_rate': [0.1, 1e-3], 'run.seeds': [1, 2]}"
+
+
+def test_a_grid_makes_a_variant_of_every_combination(write: Write) -> None:
+    request = config.read([write(GRIDDED)])
+    assert list(request.variants) == [
+        "learning_rate=0.1 seeds=1",
+        "learning_rate=0.1 seeds=2",
+        "learning_rate=0.001 seeds=1",
+        "learning_rate=0.001 seeds=2",
+    ]
+    last = request.settings["learning_rate=0.001 seeds=2"]
+    assert (last["optimizers.Descent.learning_rate"].value, last["run.seeds"].value) == (1e-3, 2)
+
+
+def test_a_grid_multiplies_the_variants_and_wins_over_their_lines(write: Write) -> None:
+    text = "run.variants = {'a': ['run.seeds = 7'], 'b': []}\nsweep.grid = {'run.seeds': [2]}"
+    request = config.read([write(text)])
+    assert {name: found["run.seeds"].value for name, found in request.settings.items()} == {
+        "a seeds=2": 2,
+        "b seeds=2": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "grid, message",
+    [
+        ("[1]", "sweep.grid is [1]: it must be {'kind.Part.parameter'"),
+        ("{'run.seeds': 3}", "sweep.grid['run.seeds'] is 3: it must be a list of values"),
+        ("{'run.seeds': [3, 3]}", "it names a value twice"),
+        ("{'run.seed': [3]}", "run has no parameter seed. Did you mean seeds"),
+    ],
+)
+def test_a_wrong_grid_is_refused(write: Write, grid: str, message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        config.read([write(f"sweep.grid = {grid}")])
+    assert message in str(refusal.value)
+
+
+def test_the_command_line_can_not_bind_what_is_swept(write: Write) -> None:
+    with pytest.raises(UserError, match=r"run.seeds is swept by sweep.grid: bind sweep.grid instead"):
+        config.read([write("sweep.grid = {'run.seeds': [1, 2]}")], ["run.seeds = 3"])
+
+
+def test_what_a_grid_amounted_to_is_saved_as_variants(write: Write, tmp_path: Path) -> None:
+    request = config.read([write("sweep.grid = {'run.seeds': [1, 2]}")])
+    saved = write(request.asked_text(), "saved.gin")
+    again = config.read([saved])
+    assert list(again.variants) == list(request.variants) == ["seeds=1", "seeds=2"]
+    assert [found["run.seeds"].value for found in again.settings.values()] == [1, 2]
