@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in flags.suite or SUITES:
         start = time.perf_counter()
         with contextlib.nullcontext() if flags.quick else cold_cache():
-            rows = SUITES[name](setting)
-        section = report.section(name, setting, rows, command, time.perf_counter() - start)
+            body = SUITES[name](setting)
+        section = report.section(name, setting, body, command, time.perf_counter() - start)
         print(section, flush=True)
         if output:
             report.update(output, name, flags.device, section)

@@ -1,4 +1,4 @@
-"""What is timed, against what: a suite returns the rows of its table, whose contenders took turns.
+"""What is timed, against what: a suite makes the rows of its table, whose contenders took turns.
 
 The first weights and the examples of the loop are those of replica 0, and before anything is timed the mean losses
 of both over the first steps are compared, so that the same work is timed.
@@ -7,12 +7,13 @@ of both over the first steps are compared, so that the same work is timed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from benchmarks import report, vision
 from benchmarks.naive import loop_for
 from benchmarks.ours import Ours, Setting, populations, single_step_share
 from benchmarks.timing import Contender, interleave, seconds
@@ -73,9 +74,6 @@ def permuted_mnist(setting: Setting) -> list[Row]:
     return compare(setting, cases, with_loader=True)
 
 
-SUITES = {"single": single, "quickstart": quickstart, "permuted_mnist": permuted_mnist}
-
-
 def compare(setting: Setting, cases: Cases, loop: str = "loop", with_loader: bool = False) -> list[Row]:
     """Time all cases, and the loop of one network on the same stream, in turns, all on the same number of threads."""
     any_population = next(iter(cases.values()))
@@ -116,3 +114,17 @@ def check_same_work(side: Ours, steps: int) -> None:
     plain = all(type(strategy).__name__ == "Baseline" for strategy in side.population.strategies)
     tolerance = 1e-4 if plain else 0.1
     assert abs(ours - loop) <= tolerance * loop, f"mean loss of the first {steps} steps: ours {ours}, the loop's {loop}"
+
+
+def tables(rows: Callable[[Setting], list[Row]]) -> Callable[[Setting], str]:
+    """A suite that gives its rows as a table."""
+    return lambda setting: report.table(rows(setting))
+
+
+#: a suite gives its table as text
+SUITES: dict[str, Callable[[Setting], str]] = {
+    "single": tables(single),
+    "quickstart": tables(quickstart),
+    "permuted_mnist": tables(permuted_mnist),
+    "swr_vit": lambda setting: vision.table(vision.projections(setting)),
+}

@@ -58,8 +58,8 @@ def test_a_run_replaces_its_own_section_and_leaves_the_others(tmp_path):
     path = tmp_path / "RESULTS.md"
     row = suites.Row("SGD", 2, "compiled, 5, 1", np.array([3.0, 1.0, 2.0]), np.array([0.5, 0.25, 0.3]), np.ones(3))
     for command in ("first", "second"):
-        report.update(path, "single", "cpu", report.section("single", SETTING, [row], command, 1.0))
-    report.update(path, "quickstart", "cpu", report.section("quickstart", SETTING, [row], "third", 1.0))
+        report.update(path, "single", "cpu", report.section("single", SETTING, report.table([row]), command, 1.0))
+    report.update(path, "quickstart", "cpu", report.section("quickstart", SETTING, report.table([row]), "third", 1.0))
     text = path.read_text()
     assert "`first`" not in text and "`second`" in text and "`third`" in text
     assert text.count("\n## ") == len(suites.SUITES) * len(report.DEVICES)

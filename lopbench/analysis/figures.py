@@ -29,7 +29,17 @@ HINTS = {
     "task/online_accuracy": " A line that falls is losing plasticity.",
     "task/online_loss": " A line that rises is losing plasticity.",
 }
-DEFAULT_TAGS = ("task/online_accuracy", "task/online_loss")  # the first that a run has
+#: the figures of every run, each of the first of its tags that the run has; plasticity.png there is always
+STANDARD = {
+    "plasticity": ("task/online_accuracy", "task/online_loss"),
+    "test_accuracy": ("task/best_accuracy.test", "evaluation/accuracy.test"),
+}
+#: what a tag is called, and which values of it are drawn, where its name does not say it well
+LABELS = {
+    "task/best_accuracy.test": ("test accuracy", ", best epoch of each task"),
+    "task/selected_accuracy.test": ("test accuracy", ", epoch of best validation accuracy"),
+    "evaluation/accuracy.test": ("test accuracy", ""),
+}
 MOST_POINTS = 100  # tasks are averaged in bins beyond
 
 
@@ -44,6 +54,16 @@ class Curve:
     upper: np.ndarray
     replicas: int
     lost: int  #: replicas that ended non-finite
+
+
+def standard_figures(workdir: str | Path) -> list[Path]:
+    """Draw the `STANDARD` figures that a run has the records for; their paths."""
+    paths = [plasticity_figure(workdir)]
+    for tag in STANDARD["test_accuracy"]:
+        if len(load(workdir, [tag])):
+            folder = files.make_folder(Path(workdir) / "figures")
+            return [*paths, plasticity_figure(workdir, folder / "test_accuracy.png", tag)]
+    return paths
 
 
 def plasticity_figure(workdir: str | Path, path: str | Path | None = None, tag: str | None = None) -> Path:
@@ -96,7 +116,7 @@ def _binned(replica: np.ndarray, task: np.ndarray, value: np.ndarray, width: int
 
 def _records(workdir: str | Path, tag: str | None) -> tuple[pd.DataFrame, str]:
     """The records to draw, and their tag."""
-    for wanted in DEFAULT_TAGS if tag is None else (tag,):
+    for wanted in STANDARD["plasticity"] if tag is None else (tag,):
         rows = load(workdir, [wanted])
         if len(rows):
             return rows, wanted
@@ -112,7 +132,8 @@ def _draw(found: Sequence[Curve], tag: str, width: int) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    name = tag.partition("/")[2].replace("_", " ") or tag
+    plain = tag.partition("/")[2].replace("_", " ") or tag
+    name, which = LABELS.get(tag, (plain, ", mean over each task" if tag.startswith("task/") else ""))
     beside = _labels_fit(found)
     below = 0 if beside else 0.2 * -(-len(found) // LEGEND_COLUMNS)
     with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
@@ -122,7 +143,7 @@ def _draw(found: Sequence[Curve], tag: str, width: int) -> bytes:
         for number, curve in enumerate(found):
             _draw_curve(axes, curve, number)
         axes.set_xlabel("task" if width == 1 else f"task (each point is the mean of {width} tasks)")
-        axes.set_ylabel(name + (", mean over each task" if tag.startswith("task/") else ""))
+        axes.set_ylabel(name + which)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.margins(x=0.02)

@@ -23,7 +23,8 @@ from lopbench.loggers.records import Record, Replica, describe, distinguishing
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN = ("task/online_accuracy", "task/online_loss")  # in the summary
+#: in the summary, where a run has them
+SHOWN = ("task/online_accuracy", "task/online_loss", "task/best_accuracy.test", "task/selected_accuracy.test")
 WATCHED = ("online/accuracy", "online/loss")  # in the progress line: the first that there is
 
 

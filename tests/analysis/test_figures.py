@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from lopbench.analysis.figures import _spread, curves, plasticity_figure
+from lopbench.analysis.figures import _spread, curves, plasticity_figure, standard_figures
 from lopbench.analysis.intervals import bootstrap_interval, student_interval
 from lopbench.analysis.results import load
 from lopbench.errors import UserError
@@ -147,3 +147,17 @@ def test_many_lines_get_a_legend_below_and_dead_ones_do_not_hurt(tmp_path):
     (width, height), _ = size_and_ink(plasticity_figure(tmp_path))
     assert width == 1200
     assert height > 750
+
+
+@pytest.mark.parametrize("tag", ["task/best_accuracy.test", "evaluation/accuracy.test"])
+def test_test_accuracy_gets_a_figure_of_its_own_where_it_was_measured(tmp_path, tag):
+    replicas = seeds(2)
+    table = Table(tmp_path, replicas)
+    table.write(replicas, [Record(5, 0, "task/online_accuracy", np.ones(2))])
+    table.flush()
+    assert standard_figures(tmp_path) == [tmp_path / "figures" / "plasticity.png"]
+    table.write(replicas, [Record(5, 0, tag, np.ones(2))])
+    table.close()
+    figures = [tmp_path / "figures" / name for name in ("plasticity.png", "test_accuracy.png")]
+    assert standard_figures(tmp_path) == figures
+    assert all(size_and_ink(path)[0] == (1200, 750) for path in figures)
