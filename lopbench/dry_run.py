@@ -10,7 +10,7 @@ import torch
 from lopbench.executors import Choice, Stacked, memory_bytes
 from lopbench.learner import initial_state
 from lopbench.probing import measure
-from lopbench.protocols import Clock
+from lopbench.protocols import Clock, Stream
 from lopbench.training import Events
 from lopbench.variants import Group
 
@@ -31,7 +31,7 @@ def describe(groups: Sequence[Group], choices: Sequence[Choice]) -> str:
         lines += [
             f"\nPopulation {number} of {len(groups)}: {', '.join(g.names)}",
             f"  replicas    {len(g.replicas)}, seeds {_listed([replica.seed for replica in g.replicas])}",
-            f"  steps       {g.plan.steps:,} in tasks of {stream.steps_per_task:,}",
+            f"  steps       {g.plan.steps:,} in tasks of {_lengths(stream)}",
             f"  stream      {type(stream).__name__}: inputs {problem.input_shape}, {problem.outputs} outputs",
             f"  network     {type(population.module).__name__}, {sum(sizes):,} parameters a replica",
             f"  optimizer   {type(population.optimizer).__name__}; {type(population.schedule).__name__} schedule",
@@ -63,6 +63,11 @@ def _seconds_a_step(g: Group, state: dict) -> float:
 def _told(g: Group) -> str:
     told = [type(strategy).__name__ for strategy in g.population().strategies if strategy.needs_task_boundaries]
     return ", ".join(told) or "nobody"
+
+
+def _lengths(stream: Stream) -> str:
+    lengths = stream.steps_per_task
+    return f"{lengths:,}" if isinstance(lengths, int) else f"{min(lengths):,} to {max(lengths):,}"
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -18,10 +18,13 @@ from types import FunctionType
 from typing import Protocol
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lopbench.errors import require
 from lopbench.learner import Block, make_block
 from lopbench.population import Population, map_tree, slice_replicas
+from lopbench.probing import evaluation_mode
 from lopbench.protocols import Clock, Tree
 
 EXECUTORS = ("auto", "eager", "compiled", "looped", "looped_compiled")
@@ -122,7 +125,8 @@ def choose(population: Population, steps: int, executor: str = "auto", block_ste
     parameters = sum(parameter.numel() for parameter in population.module.parameters())
     reason = "as run.executor says"
     if executor == "auto":
-        looped = population.device.type == "cpu" and population.replicas > 1 and parameters >= LOOP_FROM_PARAMETERS
+        large = parameters >= LOOP_FROM_PARAMETERS or convolves(population.module)
+        looped = population.device.type == "cpu" and population.replicas > 1 and large
         compiled = missing is None and steps >= COMPILE_FROM_STEPS
         executor = {(0, 0): "eager", (0, 1): "compiled", (1, 0): "looped", (1, 1): "looped_compiled"}[looped, compiled]
         why_eager = missing or f"{steps} steps are too few to be worth compiling"
@@ -132,13 +136,30 @@ def choose(population: Population, steps: int, executor: str = "auto", block_ste
             missing is None,
             f"run.executor is {executor!r}, but {missing}. Install one, or leave run.executor at 'auto'.",
         )
-    work = parameters * population.replicas * getattr(population.stream, "batch_size", 1)  # multiply-adds of a pass
+    together = 1 if executor.startswith("looped") else population.replicas
+    work = multiply_adds(population) * together * getattr(population.stream, "batch_size", 1)  # of one call
     if block_steps is None:
         # many steps unrolled in one compiled call where a step is so small that the call would cost more
         block_steps = (5 if work < 1_000_000 else 2 if work < 10_000_000 else 1) if executor.endswith("compiled") else 1
     # two threads meet at the end of every kernel: in a small step they wait for each other longer than they work
     threads = 1 if work < 30_000_000 else DEFAULT_THREADS
     return Choice(executor, block_steps, threads, reason)
+
+
+def convolves(module: nn.Module) -> bool:
+    """Whether a network has convolutions.
+
+    Stacked, they become one convolution of many groups, for which a CPU has only slow kernels.
+    """
+    return any(isinstance(part, nn.Conv2d) for part in module.modules())
+
+
+def multiply_adds(population: Population) -> int:
+    """Multiply-adds of one network's forward pass on one example, counted by torch."""
+    example = torch.zeros(1, *population.stream.problem.input_shape)
+    with torch.no_grad(), evaluation_mode(population.module), FlopCounterMode(display=False) as counter:
+        population.module(example)
+    return counter.get_total_flops() // 2
 
 
 def missing_compiler(device: torch.device) -> str | None:

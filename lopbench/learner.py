@@ -192,17 +192,35 @@ def per_example_loss(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean()
 
 
+def network(
+    population: Population, parameters: Tree, buffers: Tree, x: Tensor, task: Tensor, key: Tree
+) -> tuple[Tensor, Tree, Tree]:
+    """One network on its batch: outputs as the task reads them, features, and the buffers it leaves behind.
+
+    `key` are the buffers of modules that draw (see `Population.keys`); none in evaluation mode.
+    """
+    buffers = {name: buffer.clone() for name, buffer in buffers.items()}  # batch norm writes in place
+    outputs, features = functional_call(population.module, (parameters, {**buffers, **key}), (x,))
+    return population.stream.readout(outputs, task), dict(features), buffers
+
+
 def forward(
-    population: Population, parameters: Tree, buffers: Tree, inputs: Tensor, targets: Tensor
+    population: Population,
+    parameters: Tree,
+    buffers: Tree,
+    inputs: Tensor,
+    targets: Tensor,
+    task: Tensor,
+    keys: Tree | None = None,
 ) -> tuple[Any, ...]:
     """Gradients, losses `[R]`, outputs, features and buffers of every replica on its own batch."""
 
-    def loss_of(parameters: Tree, buffers: Tree, x: Tensor, y: Tensor) -> tuple[Tensor, Any]:
-        buffers = {name: buffer.clone() for name, buffer in buffers.items()}  # batch norm writes in place
-        outputs, features = functional_call(population.module, (parameters, buffers), (x,))
+    def loss_of(parameters: Tree, buffers: Tree, x: Tensor, y: Tensor, key: Tree) -> tuple[Tensor, Any]:
+        outputs, features, buffers = network(population, parameters, buffers, x, task, key)
         return per_example_loss(population.stream.problem.loss, outputs, y), (outputs, features, buffers)
 
-    gradients, (loss, aux) = vmap(grad_and_value(loss_of, has_aux=True))(parameters, buffers, inputs, targets)
+    learn = vmap(grad_and_value(loss_of, has_aux=True))
+    gradients, (loss, aux) = learn(parameters, buffers, inputs, targets, keys or {})
     return gradients, loss, *aux
 
 
@@ -222,12 +240,19 @@ def _show(learner: Learner, state: Tree, index: int, draws: Tree | None = None, 
     learner.event = (event or {}).get(key)
 
 
-def call_hooks(learner: Learner, state: Tree, hook: str, draws: Tree | None = None, event: Tree | None = None) -> None:
+def call_hooks(
+    learner: Learner,
+    state: Tree,
+    hook: str,
+    draws: Tree | None = None,
+    event: Tree | None = None,
+    arguments: tuple[Mapping[str, Tensor], ...] = (),
+) -> None:
     """Call one hook of every strategy that has it, in list order, and keep what it left in its branch."""
     for index, strategy in enumerate(learner.population.strategies):
         if overrides(strategy, hook):
             _show(learner, state, index, draws, event)
-            getattr(strategy, hook)(learner)
+            getattr(strategy, hook)(learner, *arguments)
             state["strategies"] = {**state["strategies"], str(index): learner.state}
 
 
@@ -267,8 +292,9 @@ def step(
     learner = _learner(population, state, clock)
 
     # loss, penalties and gradients
+    keys = population.keys_at(clock.step, state["seeds"])
     gradients, learner.loss, outputs, learner.features, learner.buffers = forward(
-        population, learner.parameters, learner.buffers, inputs, targets
+        population, learner.parameters, learner.buffers, inputs, targets, clock.task, keys
     )
     penalties = _penalties(population, state, clock, draws)
     if penalties is not None:
@@ -345,17 +371,20 @@ def _keep(old: Tree, new: Tree, step: Tensor) -> Tree:
     return kept
 
 
-def call_task_hook(population: Population, state: Tree, clock: Clock, hook: str, task: int) -> Tree:
-    """`begin_task` or `end_task` of every strategy that has it; frozen replicas stay as they are.
+def call_task_hook(
+    population: Population, state: Tree, clock: Clock, hook: str, task: int, *arguments: Mapping[str, Tensor]
+) -> Tree:
+    """`begin_task`, `end_task` or `after_evaluation` of every strategy that has it; frozen replicas stay as they are.
 
-    `task` is the task that begins or ends; `clock.step` the updates completed.
+    `task` is the task that begins, ends or goes on; `clock.step` the updates completed; `arguments` what the hook
+    is given besides the learner.
     """
     if not any(overrides(strategy, hook) for strategy in population.strategies):
         return state
     new = dict(state)
     learner = _learner(population, new, clock)
     learner.task = task
-    call_hooks(learner, new, hook)
+    call_hooks(learner, new, hook, arguments=arguments)
     new.update(parameters=learner.parameters, buffers=learner.buffers, optimizer=learner.optimizer_state)
     reported = {tag: value.double() for tag, value in learner.reported.items()}
     new["online"] = {tag: value + reported[tag] if tag in reported else value for tag, value in new["online"].items()}

@@ -40,6 +40,8 @@ class Population:
     records: dict[str, Initial] = field(init=False)
     #: the unit groups that the architecture declares; none if it declares none
     groups: tuple[UnitGroup, ...] = field(init=False)
+    #: the buffers `key` of modules that draw (dropout): (seed, step) of each replica, set anew in every step
+    keys: tuple[str, ...] = field(init=False)
 
     @property
     def replicas(self) -> int:
@@ -53,6 +55,7 @@ class Population:
         declared = getattr(self.module, "unit_groups", None)
         object.__setattr__(self, "records", initial_records(self.module))
         object.__setattr__(self, "groups", declared() if declared else ())
+        object.__setattr__(self, "keys", key_buffers(self.module))
 
     def reports(self) -> tuple[str, ...]:
         """Every tag that some strategy reports, once each, in order."""
@@ -62,6 +65,13 @@ class Population:
         """Keyed random numbers for `owner` ("initial", "strategies.0", ...) at `step`."""
         return Random(self.seeds if seeds is None else seeds, step, f"{owner}/", self.dtype)
 
+    def keys_at(self, step: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        """The key buffers `[R, 2]` at `step`."""
+        if not self.keys:
+            return {}
+        key = torch.stack((seeds, step.expand_as(seeds)), dim=-1)
+        return dict.fromkeys(self.keys, key)
+
     def initial_parameters(self) -> dict[str, Tensor]:
         """`{name: [R, *shape]}`, drawn from the records at step 0."""
         random = self.random("initial", torch.zeros((), dtype=torch.int64, device=self.device))
@@ -69,13 +79,22 @@ class Population:
         return {name: record.draw(random, name, tuple(shapes[name].shape)) for name, record in self.records.items()}
 
     def initial_buffers(self) -> dict[str, Tensor]:
-        """`{name: [R, *shape]}` from the module's values (batch norm's statistics), floats in the run's dtype."""
+        """`{name: [R, *shape]}` from the module's values (batch norm's statistics), floats in the run's dtype.
+
+        Without the `keys`, which are no state.
+        """
 
         def stacked(buffer: Tensor) -> Tensor:
             dtype = self.dtype if buffer.is_floating_point() else buffer.dtype
             return buffer.to(self.device, dtype).expand(self.replicas, *buffer.shape).clone()
 
-        return {name: stacked(buffer) for name, buffer in self.module.named_buffers()}
+        return {name: stacked(buffer) for name, buffer in self.module.named_buffers() if name not in self.keys}
+
+
+def key_buffers(module: nn.Module) -> tuple[str, ...]:
+    """The names of the non-persistent buffers called `key`."""
+    saved = module.state_dict().keys()
+    return tuple(name for name, _ in module.named_buffers() if name.split(".")[-1] == "key" and name not in saved)
 
 
 def initial_records(module: nn.Module) -> dict[str, Initial]:

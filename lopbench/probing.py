@@ -8,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from lopbench.errors import require
-from lopbench.learner import forward, per_example_loss
+from lopbench.learner import forward, network, per_example_loss
 from lopbench.population import Population, map_tree, slice_replicas
-from lopbench.protocols import Metric, Probe, Tree
+from lopbench.protocols import Metric, Probe, Stream, Tree
 
 #: Bound on the bytes of inputs and features that a probe holds at once: more replicas than fit are measured one
 #: part after another. What the network and the metrics hold besides is a small multiple of it (gradients: some
@@ -24,122 +25,189 @@ from lopbench.protocols import Metric, Probe, Tree
 MEMORY_BYTES = 2**29
 
 
-def measure(population: Population, state: Tree, metrics: Sequence[Metric], task: int) -> dict[str, Tensor]:
-    """What `metrics` give on `task`: `{tag: [R]}`. Those with the same probe batch share one forward pass."""
+class Batch(NamedTuple):
+    """What is probed: a split, how many of its examples (None: all; 0: no batch), and whose statistics norms use."""
+
+    split: str
+    size: int | None
+    batch_statistics: bool
+
+
+def measure(
+    population: Population, state: Tree, metrics: Sequence[Metric], task: int, step: int = 0
+) -> dict[str, Tensor]:
+    """What `metrics` give on `task` after `step` updates: `{tag: [R]}`. Those with the same batch share one pass.
+
+    A metric on a split that has no examples in this task gives nothing.
+    """
     results: dict[str, Tensor] = {}
-    for (size, split), sharing in _by_batch(metrics).items():
-        parts = [
-            [_checked(metric, seen) for metric in sharing]
-            for seen in _probes(population, state, size, split, task, sharing)
-        ]
+    for batch, sharing in _by_batch(metrics).items():
+        if batch.size != 0 and population.stream.probe_count(batch.split, task) == 0:
+            continue
+        probes = _probes(population, state, batch, task, step, sharing)
+        parts = [[_checked(metric, seen) for metric in sharing] for seen in probes]
         for metric, values in zip(sharing, zip(*parts, strict=True), strict=True):
             for tag in values[0]:
-                twice = f"{_name(metric)} measures {tag!r}, and so does another metric: leave one of them out."
-                require(tag not in results, twice)
-                results[tag] = torch.cat([part[tag] for part in values])
+                name = _with_split(metric, batch.split, tag)
+                twice = f"{_name(metric)} measures {name!r}, and so does another metric: leave one of them out."
+                require(name not in results, twice)
+                results[name] = torch.cat([part[tag] for part in values])
     return results
+
+
+def splits_of(metric: Metric) -> tuple[str, ...]:
+    """The splits that a metric is measured on."""
+    return (metric.probe_split,) if isinstance(metric.probe_split, str) else tuple(metric.probe_split)
 
 
 def probe(population: Population, state: Tree, size: int, split: str, task: int, gradients: bool = False) -> Probe:
     """The whole population on the first `size` examples of a split of `task`; `size` 0: its parameters only."""
     if not size:
         return _without_batch(population, state)
-    return _look(population, state, *population.stream.probe(split, size, task), gradients)
+    inputs, targets = population.stream.probe(split, size, task)
+    return _look(population, state, inputs, targets, Batch(split, size, False), task, gradients)
 
 
-def require_probe(population: Population, split: str, size: int) -> None:
-    """Raise the stream's `UserError` if it has no such probe batch: that of one replica is quickly asked for."""
-    if size:
-        dataclasses.replace(population.stream, seeds=population.seeds[:1]).probe(split, size, 0)  # type: ignore[type-var]
+def require_probe(population: Population, metric: Metric) -> None:
+    """Raise `UserError` if the stream has not the batches that a metric asks for: one replica's are quickly had."""
+    for split in splits_of(metric) if metric.probe_size != 0 else ():
+        require_batch(population, split, metric.probe_size, _name(metric))
 
 
-def _by_batch(metrics: Sequence[Metric]) -> dict[tuple[int, str], list[Metric]]:
-    sharing: dict[tuple[int, str], list[Metric]] = {}
+def require_batch(population: Population, split: str, size: int | None, what: str) -> None:
+    """Raise `UserError` if the stream can't give `size` (None: all) examples of a split, in the first task with any."""
+    stream = dataclasses.replace(population.stream, seeds=population.seeds[:1])  # type: ignore[type-var]
+    task = next((task for task in (0, 1) if _has_task(stream, task) and stream.probe_count(split, task) != 0), None)
+    require(task is not None, f"{what} looks at {split!r} examples, of which streams.{type(stream).__name__} has none.")
+    assert task is not None
+    count = stream.probe_count(split, task)
+    require(
+        size is not None or count is not None,
+        f"{what}.probe_size is None, which means the whole split, but streams.{type(stream).__name__} makes as many "
+        "examples as asked for: bind a number.",
+    )
+    stream.probe(split, size or count or 0, task)
+
+
+def _has_task(stream: Stream, task: int) -> bool:
+    return task == 0 or stream.tasks is None or task < stream.tasks
+
+
+def _by_batch(metrics: Sequence[Metric]) -> dict[Batch, list[Metric]]:
+    sharing: dict[Batch, list[Metric]] = {}
     for metric in metrics:
-        key = (metric.probe_size, metric.probe_split if metric.probe_size else "")
-        sharing.setdefault(key, []).append(metric)
+        for split in splits_of(metric) if metric.probe_size != 0 else ("",):
+            batch = Batch(split, metric.probe_size, metric.batch_statistics and metric.probe_size != 0)
+            sharing.setdefault(batch, []).append(metric)
     return sharing
 
 
+def _with_split(metric: Metric, split: str, tag: str) -> str:
+    """`units/dead` on the split "test" is `units_test/dead`."""
+    if split in ("", "train") or metric.names_split:
+        return tag
+    group, _, name = tag.partition("/")
+    return f"{group}_{split}/{name}"
+
+
 def _probes(
-    population: Population, state: Tree, size: int, split: str, task: int, metrics: Sequence[Metric]
+    population: Population, state: Tree, batch: Batch, task: int, step: int, metrics: Sequence[Metric]
 ) -> Iterator[Probe]:
     """Probes of as many replicas at a time as `MEMORY_BYTES` allows."""
-    if not size:
+    if batch.size == 0:
         yield _without_batch(population, state)
         return
     gradients = any(metric.needs_gradients for metric in metrics)
     features = any(metric.needs_features for metric in metrics)
-    inputs, targets = population.stream.probe(split, size, task)
-    examples = max(1, MEMORY_BYTES // _bytes_an_example(population, state, inputs))
+    size = batch.size or population.stream.probe_count(batch.split, task) or 0
+    examples = max(1, MEMORY_BYTES // _bytes_an_example(population, state))
     at_once = max(1, examples // size)
     for start in range(0, population.replicas, at_once):
         some = slice(start, min(start + at_once, population.replicas))
+        part = population if at_once >= population.replicas else _some(population, some)
         branches = {key: slice_replicas(state[key], some) for key in ("parameters", "buffers")}
-        piece = None if features else examples
-        yield _look(_some(population, some), branches, inputs[some], targets[some], gradients, piece)
+        inputs, targets = part.stream.probe(batch.split, size, task, step)
+        yield _look(part, branches, inputs, targets, batch, task, gradients, None if features else examples)
 
 
 def _some(population: Population, replicas: slice) -> Population:
-    """The population of some of the replicas; its stream remains that of all."""
+    """The population of some of the replicas."""
+    seeds = population.seeds[replicas]
     return dataclasses.replace(
         population,
-        seeds=population.seeds[replicas],
+        stream=dataclasses.replace(population.stream, seeds=seeds),  # type: ignore[type-var]
+        seeds=seeds,
         hyper=map_tree(lambda values: values[replicas], population.hyper),
         max_gradient_norm=None if population.max_gradient_norm is None else population.max_gradient_norm[replicas],
     )
 
 
 def _without_batch(population: Population, state: Tree) -> Probe:
-    return Probe(population, dict(state["parameters"]), {}, {}, None, None, None)
+    return Probe(population, "", dict(state["parameters"]), {}, {}, None, None, None)
 
 
 def _look(
-    population: Population, state: Tree, inputs: Tensor, targets: Tensor, gradients: bool, piece: int | None = None
+    population: Population,
+    state: Tree,
+    inputs: Tensor,
+    targets: Tensor,
+    batch: Batch,
+    task: int,
+    gradients: bool,
+    piece: int | None = None,
 ) -> Probe:
     """One pass in evaluation mode. `piece`: keep no features, and take that many examples at a time."""
     parameters, buffers = state["parameters"], state["buffers"]
+    at = torch.tensor(task, device=population.device)
     gradient: Tree = {}
-    with evaluation_mode(population.module):
+    with evaluation_mode(population.module, batch.batch_statistics):
         if gradients:
-            gradient, loss, outputs, features, _ = forward(population, parameters, buffers, inputs, targets)
+            gradient, loss, outputs, features, _ = forward(population, parameters, buffers, inputs, targets, at)
         elif piece is None:
-            outputs, features = _outputs(population, parameters, buffers, inputs)
+            outputs, features = _outputs(population, parameters, buffers, inputs, at)
         else:
             pieces = torch.split(inputs, piece, dim=1)
-            outputs = torch.cat([_outputs(population, parameters, buffers, x)[0] for x in pieces], dim=1)
+            outputs = torch.cat([_outputs(population, parameters, buffers, x, at)[0] for x in pieces], dim=1)
             features = {}
         if not gradients:
             loss = vmap(lambda o, y: per_example_loss(population.stream.problem.loss, o, y))(outputs, targets)
-    return Probe(population, dict(parameters), gradient, dict(features), outputs, targets, loss)
+    return Probe(population, batch.split, dict(parameters), gradient, dict(features), outputs, targets, loss)
 
 
 @torch.no_grad()
-def _outputs(population: Population, parameters: Tree, buffers: Tree, inputs: Tensor) -> tuple[Tensor, Tree]:
+def _outputs(
+    population: Population, parameters: Tree, buffers: Tree, inputs: Tensor, task: Tensor
+) -> tuple[Tensor, Tree]:
     """Outputs and features of every replica on its own batch."""
 
-    def network(parameters: Tree, buffers: Tree, x: Tensor) -> tuple[Tensor, Tree]:
-        buffers = {name: buffer.clone() for name, buffer in buffers.items()}  # the state's stay as they are
-        outputs, features = functional_call(population.module, (parameters, buffers), (x,))
-        return outputs, dict(features)
+    def look(parameters: Tree, buffers: Tree, x: Tensor) -> tuple[Tensor, Tree]:
+        outputs, features, _ = network(population, parameters, buffers, x, task, {})
+        return outputs, features
 
-    return vmap(network)(parameters, buffers, inputs)
+    return vmap(look)(parameters, buffers, inputs)
 
 
-def _bytes_an_example(population: Population, state: Tree, inputs: Tensor) -> int:
-    """Bytes of one example's inputs and features, found by running the first replica on it."""
+def _bytes_an_example(population: Population, state: Tree) -> int:
+    """Bytes of one example's inputs and features, found by running the first replica on zeros."""
     one = slice(0, 1)
     parameters, buffers = (slice_replicas(state[key], one) for key in ("parameters", "buffers"))
+    shape = (1, 1, *population.stream.problem.input_shape)
+    inputs = torch.zeros(shape, dtype=population.dtype, device=population.device)
     with evaluation_mode(population.module):
-        _, features = _outputs(population, parameters, buffers, inputs[one, one])
-    return sum(tensor.numel() * tensor.element_size() for tensor in (inputs[one, one], *features.values()))
+        _, features = _outputs(population, parameters, buffers, inputs, torch.tensor(0, device=population.device))
+    return sum(tensor.numel() * tensor.element_size() for tensor in (inputs, *features.values()))
 
 
 @contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """`module.eval()` for a while: every submodule that was training is training again afterwards."""
+def evaluation_mode(module: nn.Module, batch_statistics: bool = False) -> Iterator[None]:
+    """`module.eval()` for a while: every submodule that was training is training again afterwards.
+
+    `batch_statistics`: batch norms go on normalising with the statistics of the batch they see.
+    """
     training = [part for part in module.modules() if part.training]
     module.eval()
+    for part in training if batch_statistics else ():
+        part.training = isinstance(part, nn.modules.batchnorm._BatchNorm)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ Every tensor that a replica owns leads with R. A part is a frozen dataclass (an 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeVar
 
@@ -98,12 +98,46 @@ class Stream:
     seeds: Tensor
     dtype: Any
     tasks: int | None  #: how many tasks there are; None: as many as asked for
-    steps_per_task: int
+    steps_per_task: int | tuple[int, ...]  #: of every task, or of each (then there are no others)
     needs_source: ClassVar[bool] = True
 
     @property
     def problem(self) -> Problem:
         raise NotImplementedError
+
+    def task_length(self, task: int) -> int:
+        """The steps of `task`."""
+        return self.steps_per_task if isinstance(self.steps_per_task, int) else self.steps_per_task[task]
+
+    def task_start(self, task: int) -> int:
+        """The updates completed before the first step of `task`."""
+        if isinstance(self.steps_per_task, int):
+            return task * self.steps_per_task
+        return sum(self.steps_per_task[:task])
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """The task that holds `step` (updates completed before), and the step's number in it, from 0."""
+        if isinstance(self.steps_per_task, int):
+            return divmod(step, self.steps_per_task)
+        task, start = 0, 0
+        while task + 1 < len(self.steps_per_task) and step >= start + self.steps_per_task[task]:
+            start += self.steps_per_task[task]
+            task += 1
+        return task, step - start
+
+    def epoch_length(self, task: int) -> int:
+        """The steps of an epoch of `task`, after each of which metrics of every "epoch_end" are measured.
+
+        A task's last epoch ends with the task. Without epochs: the whole task.
+        """
+        return self.task_length(task)
+
+    def readout(self, outputs: Tensor, task: Tensor) -> Tensor:
+        """The outputs `[..., outputs]` that count in `task` (an int64 scalar): others are set to -inf.
+
+        By default all. Loss, accuracy and evaluations see the network's outputs through it; it is traced.
+        """
+        return outputs
 
     def next_boundary(self, step: int) -> int:
         """The first step after `step` at which tables change (an epoch's or a task's start)."""
@@ -125,18 +159,25 @@ class Stream:
         """
         raise NotImplementedError
 
-    def probe(self, split: str, size: int, task: int) -> tuple[Tensor, Tensor]:
-        """A fixed batch of `task` to measure on: inputs `[R, size, ...]` and targets.
+    def probe(self, split: str, size: int, task: int, step: int = 0) -> tuple[Tensor, Tensor]:
+        """A batch of `task` to measure on: inputs `[R, size, ...]` and targets, as in evaluation.
 
-        Split "train": the first `size` examples that the task will show; "test": held-out ones.
+        Split "train": the first `size` examples that the task will show; "test": held-out ones; a stream may
+        have more, and raises `UserError` at others. The batch is the same whenever it is asked for, but for
+        what is drawn anew for each evaluation (an augmented test split): that is keyed by `step`.
         """
         raise NotImplementedError
+
+    def probe_count(self, split: str, task: int) -> int | None:
+        """How many examples `split` has in `task`; None: as many as asked for. 0: metrics on it are skipped."""
+        return None
 
 
 class Schedule:
     """Hyperparameters as functions of the clock: kind "schedules".
 
-    Concrete schedules are frozen dataclasses; runtime argument `steps_per_task`.
+    Concrete schedules are frozen dataclasses; runtime argument `steps_per_task`, an int or, where tasks
+    differ, a tuple.
     """
 
     def values(self, hyper: Mapping[str, Tensor], clock: Clock) -> dict[str, Tensor]:
@@ -226,7 +267,10 @@ class Strategy:
         """Act before the first step of a task (not called for the first task)."""
 
     def end_task(self, learner: Learner) -> None:
-        """Act after the last step of a task."""
+        """Act after the last step of a task (before the metrics of "task_end" are measured)."""
+
+    def after_evaluation(self, learner: Learner, results: Mapping[str, Tensor]) -> None:
+        """Act on what the metrics of "epoch_end" gave, `{tag: [R]}`; called when there are any."""
 
 
 def overrides(strategy: Strategy, hook: str) -> bool:
@@ -241,11 +285,17 @@ class Metric:
     `group/name` with the layer after a dot (`units/dormant_0.025.hidden.0`, and the total without).
     """
 
-    #: "task_start", "task_end", or a number of updates
+    #: "task_start", "task_end", "epoch_end", or a number of updates
     every: Any = "task_start"
-    #: examples of the probe batch; 0 if the metric needs no batch
-    probe_size: int = 0
-    probe_split: str = "train"
+    #: examples of the probe batch; None: all of the split; 0 if the metric needs no batch
+    probe_size: int | None = 0
+    #: the split that is probed, or several: measured on each. On another than "train" the tags' group is named
+    #: after it: `units_test/dead`, unless `names_split`
+    probe_split: str | Sequence[str] = "train"
+    #: let batch normalisation use the statistics of the probe batch instead of its running ones
+    batch_statistics: bool = False
+    #: whether the metric's tags name the split themselves
+    names_split: ClassVar[bool] = False
     needs_gradients: ClassVar[bool] = False
     needs_features: ClassVar[bool] = True
 
@@ -261,6 +311,7 @@ class Probe:
     """What a metric sees: the parameters, and the network on a fixed batch in evaluation mode."""
 
     population: Population
+    split: str
     parameters: dict[str, Tensor]  #: [R, *shape]
     gradients: dict[str, Tensor]  #: of the mean loss on the probe batch; empty without a batch
     features: dict[str, Tensor]  #: [R, size, ...], by name; empty without a batch

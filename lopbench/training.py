@@ -2,8 +2,9 @@
 
 In this order at a step's start: a new task begins (`begin_task` of strategies, metrics "task_start"), tables
 are rebuilt at the stream's boundaries; then a stretch of steps up to the next cut; then a window ends (its
-means are recorded), periodic metrics, and at a task's end its online means, metrics "task_end", `end_task`.
-Nothing here waits for the device but reading a window back.
+means are recorded), periodic metrics, at an epoch's end metrics "epoch_end" and `after_evaluation`, and at a
+task's end its means, `end_task`, metrics "task_end".
+Nothing here waits for the device but reading a window or a metric back.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lopbench.evaluations import TaskEvaluations
 from lopbench.executors import Event, Executor
 from lopbench.learner import call_task_hook, empty_window, initial_state
 from lopbench.loggers.records import Record
@@ -34,7 +36,7 @@ class Plan:
     metrics: tuple[Metric, ...] = ()
 
     def due(self, when: str) -> list[Metric]:
-        """The metrics of a moment ("task_start", "task_end")."""
+        """The metrics of a moment ("task_start", "epoch_end", "task_end")."""
         return [metric for metric in self.metrics if metric.every == when]
 
     def periodic(self, step: int) -> list[Metric]:
@@ -114,35 +116,44 @@ def train(
     emit: EmitRecords,
     watch: Callable[[Moment], None] = lambda moment: None,
     state: Tree | None = None,
+    save: Callable[[int, int, Tree], None] = lambda step, task, state: None,
 ) -> Tree:
     """Train for `plan.steps` updates; every record goes to `emit`. Returns the final state.
+
+    `save(step, task, state)` is called when a task begins (as metrics of "task_start" see it) and at the end.
 
     Stops early when every replica has turned non-finite.
     """
     state = initial_state(population) if state is None else state
-    stream, device, length = population.stream, population.device, population.stream.steps_per_task
+    stream, device = population.stream, population.device
     events = Events(population)
+    evaluations = TaskEvaluations()
     task_sums: dict[str, np.ndarray] = {}
     tables: Tree = {}
     step = boundary = 0
     started = time.perf_counter()
     timed = (step, started)
     while step < plan.steps:
-        task, in_task = divmod(step, length)
+        task, in_task = stream.locate(step)
+        length, began = stream.task_length(task), step - in_task
         clock = Clock(*(torch.tensor(value, device=device) for value in (step, task, in_task)))
         if in_task == 0:
             if task:
                 state = call_task_hook(population, state, clock, "begin_task", task)
-            task_sums = {}
-            emit(_measured(population, state, plan.due("task_start"), step, task))
+            task_sums, evaluations = {}, TaskEvaluations()
+            save(step, task, state)
+            emit(_records(_measured(population, state, plan.due("task_start"), task, step), state, step, task))
         if step == boundary:
             tables = stream.prepare(step)
             boundary = stream.next_boundary(step)
-        task_end = (task + 1) * length
-        window_end = step - in_task + min(length, (in_task // plan.window_steps + 1) * plan.window_steps)
+        window_end, epoch_end = (
+            began + _next(in_task, every, length) for every in (plan.window_steps, stream.epoch_length(task))
+        )
         stop = min(plan.steps, boundary, window_end, plan.next_periodic(step))
+        if plan.due("epoch_end"):
+            stop = min(stop, epoch_end)
         state = executor.stretch(state, clock, stop - step, tables, events.until(step, stop))
-        step = stop
+        step, clock = stop, clock.later(stop - step)
         alive = None
         if step in (window_end, plan.steps):
             window, state = _read_window(population, state)
@@ -150,26 +161,41 @@ def train(
             emit([*_window_records(window, step, task), *_time_records(population, step, task, started, timed)])
             timed = (step, time.perf_counter())
             task_sums = {tag: task_sums.get(tag, 0) + value for tag, value in window.items()}
-        emit(_measured(population, state, plan.periodic(step), step, task))
-        if step == task_end:
-            emit(_task_records(task_sums, length, step, task))
-            emit(_measured(population, state, plan.due("task_end"), step, task))
-            state = call_task_hook(population, state, clock.later(length - in_task), "end_task", task)
+        emit(_records(_measured(population, state, plan.periodic(step), task, step), state, step, task))
+        if step == epoch_end and plan.due("epoch_end"):
+            results = _measured(population, state, plan.due("epoch_end"), task, step)
+            evaluated = _records(results, state, step, task)
+            evaluations.add(evaluated)
+            emit(evaluated)
+            state = call_task_hook(population, state, clock, "after_evaluation", task, results)
+        if step == began + length:
+            emit([*_task_records(task_sums, length, step, task), *evaluations.records(step, task)])
+            state = call_task_hook(population, state, clock, "end_task", task)
+            emit(_records(_measured(population, state, plan.due("task_end"), task, step), state, step, task))
         if alive is not None:
             watch(Moment(step, task, alive, state["died_at"].cpu().numpy()))
             if not alive.any():
                 break
+    save(step, stream.locate(max(step - 1, 0))[0], state)
     return state
 
 
-def _measured(population: Population, state: Tree, metrics: Sequence[Metric], step: int, task: int) -> list[Record]:
-    if not metrics:
-        return []
-    values = measure(population, state, metrics, task)
-    nan = torch.tensor(torch.nan, dtype=torch.float64, device=population.device)  # of a frozen replica
+def _next(in_task: int, every: int, length: int) -> int:
+    """The next multiple of `every` after `in_task`, or the task's end if that comes first."""
+    return min(length, (in_task // every + 1) * every)
+
+
+def _measured(
+    population: Population, state: Tree, metrics: Sequence[Metric], task: int, step: int
+) -> dict[str, torch.Tensor]:
+    return measure(population, state, metrics, task, step) if metrics else {}
+
+
+def _records(results: dict[str, torch.Tensor], state: Tree, step: int, task: int) -> list[Record]:
+    """Measured values on the host; a frozen replica's are NaN."""
     return [
-        Record(step, task, tag, torch.where(state["alive"], value.double(), nan).cpu().numpy())
-        for tag, value in values.items()
+        Record(step, task, tag, torch.where(state["alive"], value.double(), torch.nan).cpu().numpy())
+        for tag, value in results.items()
     ]
 
 

@@ -110,7 +110,7 @@ class TinyStream(Stream):
     def batches(self, tables: Tree, clock: Clock, n: int) -> tuple[Tensor, Tensor]:
         return self._draw(tables["seeds"], "batch", clock.step + torch.arange(n), self.batch_size)
 
-    def probe(self, split: str, size: int, task: int) -> tuple[Tensor, Tensor]:
+    def probe(self, split: str, size: int, task: int, step: int = 0) -> tuple[Tensor, Tensor]:
         return self._draw(self.seeds, f"probe/{split}", torch.tensor(task), size)
 
 

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 import lopbench
 from lopbench.checks import check_bool, check_choice, check_number
 from lopbench.errors import require
-from lopbench.learner import Learner
+from lopbench.learner import Learner, network
 from lopbench.population import Population
-from lopbench.probing import evaluation_mode, require_probe
+from lopbench.probing import evaluation_mode, require_batch
 from lopbench.protocols import PerReplica, Strategy, Tree
 from lopbench.roles import SCOPES, in_scope
 
@@ -63,7 +63,7 @@ class EWC(Strategy):
             f"strategies.EWC.use_fisher is True, but the stream's loss is {loss}: it needs classes.",
         )
         if self.use_fisher:
-            require_probe(population, self.fisher_split, self.fisher_examples)
+            require_batch(population, self.fisher_split, self.fisher_examples, "strategies.EWC")
 
     def init(self, learner: Learner) -> Tree:
         anchors = {name: learner.parameters[name].clone() for name in in_scope(learner.population.module, self.scope)}
@@ -97,17 +97,17 @@ def fisher_diagonal(learner: Learner, names: tuple[str, ...], inputs: Tensor, ta
 
     inputs: `[R, N, ...]`, targets: `[R, N]`. Holds the gradients of a few examples at a time.
     """
-    module, fixed = learner.population.module, learner.parameters
+    fixed = learner.parameters
 
     def log_likelihood(chosen: Tree, rest: Tree, buffers: Tree, x: Tensor, y: Tensor) -> Tensor:
-        outputs, _ = functional_call(module, ({**rest, **chosen}, buffers), (x[None],))
+        outputs, *_ = network(learner.population, {**rest, **chosen}, buffers, x[None], learner.clock.task, {})
         return torch.log_softmax(outputs[0], dim=-1).gather(0, y[None])[0]
 
     chosen = {name: fixed[name] for name in names}
     rest = {name: value for name, value in fixed.items() if name not in chosen}
     per_example = vmap(vmap(grad(log_likelihood), in_dims=(None, None, None, 0, 0)))
     total = {name: torch.zeros_like(value) for name, value in chosen.items()}
-    with evaluation_mode(module):
+    with evaluation_mode(learner.population.module):
         for x, y in zip(inputs.split(_CHUNK, dim=1), targets.split(_CHUNK, dim=1), strict=True):
             gradients = per_example(chosen, rest, learner.buffers, x, y)  # [R, chunk, *shape]
             total = {name: total[name] + gradients[name].square().sum(dim=1) for name in names}

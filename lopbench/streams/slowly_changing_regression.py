@@ -150,7 +150,7 @@ class SlowlyChangingRegression(Stream):
         shape = (n, self.batch_size)
         return inputs.unflatten(1, shape).movedim(1, 0), targets.unflatten(1, shape).movedim(1, 0)
 
-    def probe(self, split: str, size: int, task: int) -> tuple[Tensor, Tensor]:
+    def probe(self, split: str, size: int, task: int, step: int = 0) -> tuple[Tensor, Tensor]:
         """The first `size` examples of a task (drawn on past its end if it has fewer), or others of the same task."""
         name = "streams.SlowlyChangingRegression"
         require(split in ("train", "test"), f"{name} has no {split!r} examples: it has train, test.")

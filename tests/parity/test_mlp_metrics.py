@@ -48,7 +48,7 @@ def check(name: str, values: dict[str, Tensor], arrays: dict[str, np.ndarray]) -
 def test_on_recorded_activations(name: str, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     module, parameters = network_of(config, arrays)
     features = {f"hidden.{k}": torch.from_numpy(arrays[f"act{k}"])[None] for k in range(module.depth)}
-    seen = Probe(tiny_population(module=module, replicas=1), parameters, {}, features, None, None, None)
+    seen = Probe(tiny_population(module=module, replicas=1), "train", parameters, {}, features, None, None, None)
     check(name, {tag: value for metric in metrics(arrays) for tag, value in metric.measure(seen).items()}, arrays)
 
 
@@ -58,7 +58,7 @@ class Stored(TinyStream):
 
     images: Tensor | None = None
 
-    def probe(self, split: str, size: int, task: int) -> tuple[Tensor, Tensor]:
+    def probe(self, split: str, size: int, task: int, step: int = 0) -> tuple[Tensor, Tensor]:
         assert self.images is not None and size == len(self.images)
         return self.images[None] / 255, torch.zeros(1, size, dtype=torch.int64)
 

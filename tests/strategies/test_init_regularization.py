@@ -26,7 +26,7 @@ def test_one_step_of_l2_init_with_sgd_is_the_closed_form():
     first = initial_state(population)["parameters"]
     state = run(population, 3)
     x, y = population.stream.batches(population.stream.prepare(3), Clock(*[torch.tensor(3)] * 3), 1)
-    gradients, *_ = forward(population, state["parameters"], state["buffers"], x[0], y[0])
+    gradients, *_ = forward(population, state["parameters"], state["buffers"], x[0], y[0], torch.tensor(0))
     after = run(population, 1, state, done=3)["parameters"]
     for name, theta in state["parameters"].items():
         assert not torch.equal(theta, first[name])
