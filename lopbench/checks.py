@@ -69,16 +69,29 @@ def check_bool(part: Any, field: str, value: Any) -> None:
 
 
 def check_probe(metric: Any) -> None:
-    """Refuse a metric's `every`, and its `probe_size` and `probe_split` where these are its fields."""
-    every = metric.every
-    period = isinstance(every, int) and not isinstance(every, bool) and every >= 1
+    """Refuse a metric's `every`, and its `probe_size`, `probe_split`, `batch_statistics` where these are its fields."""
+    every, fields = metric.every, metric.__dataclass_fields__
     require(
-        period or every in ("task_start", "task_end"),
-        f"{_where(metric, 'every')} is {every!r}: it must be 'task_start', 'task_end' or a period in updates.",
+        is_integer(every, at_least=1) or every in ("task_start", "task_end", "epoch_end"),
+        f"{_where(metric, 'every')} is {every!r}: it must be 'task_start', 'task_end', 'epoch_end' or a period in "
+        "updates.",
     )
-    if "probe_size" in metric.__dataclass_fields__:
-        check_number(metric, "probe_size", metric.probe_size, at_least=1, integer=True)
-        check_choice(metric, "probe_split", metric.probe_split, ("train", "test"))
+    if "probe_size" in fields:
+        size, split = metric.probe_size, metric.probe_split
+        require(
+            size is None or is_integer(size, at_least=1),
+            f"{_where(metric, 'probe_size')} is {size!r}: it must be an integer at least 1, or None for the whole "
+            "split.",
+        )
+        splits = [split] if isinstance(split, str) else split
+        named = isinstance(splits, list | tuple) and all(isinstance(name, str) and name for name in splits)
+        require(
+            named and len(splits) == len(set(splits)) > 0,
+            f"{_where(metric, 'probe_split')} is {split!r}: it must be the name of a split, such as 'train' or 'test', "
+            "or a list of different ones.",
+        )
+    if "batch_statistics" in fields:
+        check_bool(metric, "batch_statistics", metric.batch_statistics)
 
 
 def is_number(value: Any) -> bool:

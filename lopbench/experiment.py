@@ -7,6 +7,9 @@ then trains population after population, and leaves in the workdir:
     run.json                           versions, command, device, seeds, executors, start, end, status
     metrics/, tensorboard/             every value, and curves to look at
     figures/plasticity.png             online performance over the tasks
+    figures/test_accuracy.png          test accuracy over the tasks, where it was measured
+    checkpoints/                       the state at the tasks' starts, if run.checkpoints is 'tasks'
+    checkpoints/                       the populations' state, where `run.checkpoints` asks for it
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from lopbench import config, dry_run, files, warm_up
-from lopbench.analysis.figures import plasticity_figure
+from lopbench import checkpoint, config, dry_run, files, warm_up
+from lopbench.analysis.figures import standard_figures
 from lopbench.errors import require
 from lopbench.executors import Choice, choose
 from lopbench.keyed_random import LAYOUT_VERSION
@@ -28,9 +31,11 @@ from lopbench.loggers.manifest import Manifest
 from lopbench.loggers.records import Record, Replica
 from lopbench.loggers.table import Table
 from lopbench.loggers.tensorboard import HEADLINE, TensorBoard
-from lopbench.protocols import Dataset, Source
+from lopbench.protocols import Dataset, Source, Tree
 from lopbench.training import Moment, train
 from lopbench.variants import Group, Surroundings, Variant, group, run
+
+Save = Callable[[int, int, Tree], None]  #: called with (step, task, state)
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,8 @@ def _report(workdir: Path) -> None:
     text = summary(workdir)
     if text:
         print(f"\n{text}\n")
-        print(f"figure:      {plasticity_figure(workdir)}")
+        for path in standard_figures(workdir):
+            print(f"figure:      {path}")
     else:
         print("\nNo task ended, so there is no summary and no figure.")
     print(f"results:     {workdir / 'metrics'}")
@@ -154,16 +160,26 @@ def _train_all(groups: list[Group], choices: list[Choice], workdir: Path, texts:
     progress = Progress(total_steps=sum(g.plan.steps for g in groups))
     try:
         board.texts(texts)
-        for g, choice in zip(groups, choices, strict=True):
+        for number, (g, choice) in enumerate(zip(groups, choices, strict=True)):
             progress.start(g.names, g.plan.steps, f"{len(g.replicas)} replicas, {choice.executor} ({choice.reason})")
-            died |= _train_one(g, choice, [table, board, progress], progress)
+            died |= _train_one(g, choice, [table, board, progress], progress, _saver(g, workdir, number))
     finally:
         for logger in (table, board, progress):
             logger.close()
     return died
 
 
-def _train_one(g: Group, choice: Choice, loggers: list, progress: Progress) -> dict[str, int]:
+def _saver(g: Group, workdir: Path, number: int) -> Save:
+    """What saves population `number` as each task begins and at the end, if it is to be saved."""
+
+    def save(step: int, task: int, state: Tree) -> None:
+        begins = step == g.first.stream.task_start(task)
+        checkpoint.save(checkpoint.path_of(workdir, number, task if begins else None), state, step, task, g.replicas)
+
+    return save if g.first.checkpoints == "tasks" else lambda step, task, state: None
+
+
+def _train_one(g: Group, choice: Choice, loggers: list, progress: Progress, save: Save) -> dict[str, int]:
     died: dict[str, int] = {}
 
     def emit(records: Sequence[Record]) -> None:
@@ -176,14 +192,15 @@ def _train_one(g: Group, choice: Choice, loggers: list, progress: Progress) -> d
             if not alive and str(replica.index) not in died:
                 died[str(replica.index)] = int(step)
                 progress.say(
-                    f"{_name(replica)} turned non-finite after {int(step)} updates: frozen at its last finite values."
+                    f"{name_of(replica)} turned non-finite after {int(step)} updates: frozen at its last finite values."
                 )
 
     population = g.population()
-    train(population, choice.build(population), g.plan, emit, watch)
+    train(population, choice.build(population), g.plan, emit, watch, save=save)
     return died
 
 
-def _name(replica: Replica) -> str:
+def name_of(replica: Replica) -> str:
+    """A replica as messages name it."""
     hyper = "".join(f", {name}={value}" for name, value in replica.hyper.items())
     return f"replica {replica.index} ({replica.variant}, seed {replica.seed}{hyper})"

@@ -23,14 +23,17 @@ RESULTS = (
     "checkpoints/**/*.safetensors",
     "checkpoints/**/*.json",
     "checkpoints/**/.*.tmp",
+    "remeasured/part-*.parquet",
+    "remeasured/.part-*.tmp",
     "figures/plasticity*.png",
+    "figures/test_accuracy.png",
     "config.gin",
     "operative_config.gin",
     ".*.gin.tmp",
     ".run.json.tmp",
     "run.json",
 )
-FOLDERS = ("metrics", "tensorboard", "checkpoints", "figures")
+FOLDERS = ("metrics", "tensorboard", "checkpoints", "remeasured", "figures")
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",

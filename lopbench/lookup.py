@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lopbench.errors import UserError
-from lopbench.registry import nearest
+from lopbench.registry import KINDS, nearest
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,24 @@ def shipped_names() -> list[str]:
     """The shipped gin files, as a user would write them (`strategies/swr.gin`)."""
     folder = shipped()
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.gin"))
+
+
+def shipped_runs() -> str:
+    """What there is to run, in a few lines: the shipped files, and the folders with how many each holds.
+
+    Without the folders of fragments, which are named after the kinds of parts.
+    """
+    runs = [name.split("/") for name in shipped_names()]
+    files = [parts[0] for parts in runs if len(parts) == 1]
+    folders = Counter(parts[0] for parts in runs if len(parts) > 1 and parts[0] not in KINDS)
+    lines = [", ".join(files), *(f"{folder}/ ({count})" for folder, count in folders.items())]
+    return "\n  ".join([f"There are, in {shipped()}:", *lines])
+
+
+def run_name(file: str | Path) -> str:
+    """What a run of a gin file is called: after a shipped one's path (`permuted_mnist/swr`), after another's stem."""
+    path = Path(file).resolve()
+    return path.relative_to(shipped()).with_suffix("").as_posix() if path.is_relative_to(shipped()) else path.stem
 
 
 def own_places(search_paths: Sequence[str], beside: Path | None = None) -> list[Path]:

@@ -4,14 +4,13 @@
   python -m lopbench.main --gin_file=quickstart.gin --gin_bindings='run.seeds = 5' --workdir=runs/five
 
 A gin file says what is run; flags say where and how. --list shows everything that gin can bind;
-the gin files that come with lopbench are listed when --gin_file is missing.
+without --gin_file you are told which gin files come with lopbench.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags
 
@@ -39,13 +38,13 @@ def main(argv: Sequence[str]) -> int:
             config.import_parts()
             print(listing.describe())
             return 0
-        require(bool(FILES.value), f"Which --gin_file? There are {', '.join(lookup.shipped_names())}.")
+        require(bool(FILES.value), f"Which --gin_file? {lookup.shipped_runs()}")
         request = config.read(FILES.value, BINDINGS.value, SEARCH_PATHS.value)
         print(*request.notices, sep="\n")
         from lopbench import experiment
 
         setting = experiment.Setting(
-            workdir=WORKDIR.value or f"runs/{Path(request.files[0]).stem}",
+            workdir=WORKDIR.value or f"runs/{lookup.run_name(request.files[0])}",
             data_dir=DATA_DIR.value,
             device=DEVICE.value,
             overwrite=OVERWRITE.value,

@@ -45,14 +45,24 @@ def measure(
         if batch.size != 0 and population.stream.probe_count(batch.split, task) == 0:
             continue
         probes = _probes(population, state, batch, task, step, sharing)
-        parts = [[_checked(metric, seen) for metric in sharing] for seen in probes]
-        for metric, values in zip(sharing, zip(*parts, strict=True), strict=True):
-            for tag in values[0]:
+        parts = [(seen.population.seeds, [_checked(metric, seen) for metric in sharing]) for seen in probes]
+        for index, metric in enumerate(sharing):
+            for tag, whole in _joined([(seeds, values[index]) for seeds, values in parts]).items():
                 name = _with_split(metric, batch.split, tag)
                 twice = f"{_name(metric)} measures {name!r}, and so does another metric: leave one of them out."
                 require(name not in results, twice)
-                results[name] = torch.cat([part[tag] for part in values])
+                results[name] = whole
     return results
+
+
+def _joined(parts: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """The values of all replicas from those of some (seeds, values); NaN where a part lacks a tag (a class, say)."""
+    tags = dict.fromkeys(tag for _, part in parts for tag in part)
+
+    def of(tag: str, seeds: Tensor, part: dict[str, Tensor]) -> Tensor:
+        return part[tag] if tag in part else torch.full_like(seeds, torch.nan, dtype=torch.float64)
+
+    return {tag: torch.cat([of(tag, seeds, part) for seeds, part in parts]) for tag in tags}
 
 
 def splits_of(metric: Metric) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ C = TypeVar("C", bound=type)
 #: kind -> arguments that the run passes itself, which gin must therefore not bind
 KINDS: dict[str, tuple[str, ...]] = {
     "sources": (),
+    "augmentations": (),
     "streams": ("data", "seeds", "dtype"),
     "architectures": ("problem",),
     "optimizers": (),

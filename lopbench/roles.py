@@ -1,16 +1,25 @@
-"""Roles of parameters that regularisers, resets and metrics distinguish: normalisation, head.
+"""Roles of parameters that regularisers, resets and metrics distinguish: kinds of layers, and the head.
 
-They are read off the module, so that a module from elsewhere has them too:
+They are read off the module, so that a module from elsewhere has them too. A parameter is of one kind of layer at most:
 
-    norm   whatever is owned by a module whose class, or whose own name, contains "norm"
-           (`nn.LayerNorm`, `nn.BatchNorm2d`, a `ReparameterizedLayerNorm`, a list `norm.0`, `norm.1`)
-    head   the child module `module.head`, or the one whose path is the string `module.head`;
-           without that attribute, the last `nn.Linear` of the module
+    norms         whatever is owned by a module whose class, or whose own name, contains "norm"
+                  (`nn.LayerNorm`, `nn.BatchNorm2d`, a `ReparameterizedLayerNorm`, a list `norm.0`, `norm.1`)
+    attention     else, what lies in a module whose class, or whose own name, contains "attention"
+    mlp           else, what lies in a module named "mlp" or "mlp_block", as in a transformer's blocks
+                  (of an attention and an mlp around it the inner one decides)
+    convolutions  else, weights of four axes and the biases beside them, a patch embedding's included
+
+The head is a role beside these:
+
+    head          the child module `module.head`, or the one whose path is the string `module.head`;
+                  without that attribute, the last `nn.Linear` of the module
 """
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from lopbench.errors import require
 
@@ -18,10 +27,34 @@ from lopbench.errors import require
 SCOPES = ("all", "without_norms")
 
 
+def kinds(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The names of the parameters of each kind of layer, in the module's order; kinds that it lacks are left out."""
+    owners, norms = dict(module.named_modules()), norm_prefixes(module)
+    found: dict[str, list[str]] = {}
+    for name, _ in module.named_parameters():
+        kind = "norms" if name.startswith(norms) else _kind(owners, name.rpartition(".")[0])
+        if kind is not None:
+            found.setdefault(kind, []).append(name)
+    return {kind: tuple(names) for kind, names in found.items()}
+
+
+def _kind(owners: Mapping[str, nn.Module], path: str) -> str | None:
+    """The kind of what the module at `path` owns, norms aside."""
+    around = path
+    while around:
+        own_name = around.rpartition(".")[2].lower()
+        if "attention" in own_name or "attention" in type(owners[around]).__name__.lower():
+            return "attention"
+        if own_name in ("mlp", "mlp_block"):
+            return "mlp"
+        around = around.rpartition(".")[0]
+    weight = getattr(owners[path], "weight", None)
+    return "convolutions" if isinstance(weight, Tensor) and weight.dim() == 4 else None
+
+
 def norm_parameters(module: nn.Module) -> tuple[str, ...]:
     """The names of the parameters of normalisations, in the module's order."""
-    prefixes = norm_prefixes(module)
-    return tuple(name for name, _ in module.named_parameters() if name.startswith(prefixes))
+    return kinds(module).get("norms", ())
 
 
 def norm_prefixes(module: nn.Module) -> tuple[str, ...]:

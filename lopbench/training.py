@@ -142,7 +142,7 @@ def train(
                 state = call_task_hook(population, state, clock, "begin_task", task)
             task_sums, evaluations = {}, TaskEvaluations()
             save(step, task, state)
-            emit(_records(_measured(population, state, plan.due("task_start"), task, step), state, step, task))
+            emit(as_records(_measured(population, state, plan.due("task_start"), task, step), state, step, task))
         if step == boundary:
             tables = stream.prepare(step)
             boundary = stream.next_boundary(step)
@@ -161,17 +161,17 @@ def train(
             emit([*_window_records(window, step, task), *_time_records(population, step, task, started, timed)])
             timed = (step, time.perf_counter())
             task_sums = {tag: task_sums.get(tag, 0) + value for tag, value in window.items()}
-        emit(_records(_measured(population, state, plan.periodic(step), task, step), state, step, task))
+        emit(as_records(_measured(population, state, plan.periodic(step), task, step), state, step, task))
         if step == epoch_end and plan.due("epoch_end"):
             results = _measured(population, state, plan.due("epoch_end"), task, step)
-            evaluated = _records(results, state, step, task)
+            evaluated = as_records(results, state, step, task)
             evaluations.add(evaluated)
             emit(evaluated)
             state = call_task_hook(population, state, clock, "after_evaluation", task, results)
         if step == began + length:
             emit([*_task_records(task_sums, length, step, task), *evaluations.records(step, task)])
             state = call_task_hook(population, state, clock, "end_task", task)
-            emit(_records(_measured(population, state, plan.due("task_end"), task, step), state, step, task))
+            emit(as_records(_measured(population, state, plan.due("task_end"), task, step), state, step, task))
         if alive is not None:
             watch(Moment(step, task, alive, state["died_at"].cpu().numpy()))
             if not alive.any():
@@ -191,7 +191,7 @@ def _measured(
     return measure(population, state, metrics, task, step) if metrics else {}
 
 
-def _records(results: dict[str, torch.Tensor], state: Tree, step: int, task: int) -> list[Record]:
+def as_records(results: dict[str, torch.Tensor], state: Tree, step: int, task: int) -> list[Record]:
     """Measured values on the host; a frozen replica's are NaN."""
     return [
         Record(step, task, tag, torch.where(state["alive"], value.double(), torch.nan).cpu().numpy())

@@ -23,12 +23,13 @@ from lopbench.loggers.records import Replica
 from lopbench.optimizers.schedules import Constant
 from lopbench.population import Population, initial_records, stack_parts
 from lopbench.probing import require_probe
-from lopbench.protocols import Dataset, Optimizer, PerReplica, Schedule, Source, Strategy, Stream
+from lopbench.protocols import Dataset, Optimizer, PerReplica, Schedule, Source, Strategy, Stream, overrides
 from lopbench.registry import kind_of, per_replica_fields
 from lopbench.strategies.baseline import Baseline
 from lopbench.training import Plan
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+CHECKPOINTS = (None, "tasks")
 #: Seeds are 64-bit keys; a gin file may name any of these.
 SEED_BOUND = 2**63
 
@@ -57,6 +58,7 @@ class Variant:
     plan: Plan
     executor: str
     block_steps: int | None
+    checkpoints: str | None
 
     def structure(self) -> tuple[Any, ...]:
         """What must be equal for two variants to share a population."""
@@ -68,7 +70,7 @@ class Variant:
             module,
             tuple(structure_of(part) for part in parts),
             (self.dtype, self.max_gradient_norm is None, self.plan.steps, self.plan.window_steps),
-            (self.executor, self.block_steps),
+            (self.executor, self.block_steps, self.checkpoints),
         )
 
     def numbers(self) -> dict[str, float | None]:
@@ -81,9 +83,10 @@ class Variant:
 
 
 def structure_of(part: Any, leave_out: Sequence[str] = ()) -> tuple[Any, ...]:
-    """A part's class and all of its fields but those that may differ within a population."""
+    """A part's class and all fields that it was built with but those that may differ within a population."""
     free = {*per_replica_fields(type(part)), *leave_out}
-    return type(part), tuple((f.name, getattr(part, f.name)) for f in dataclasses.fields(part) if f.name not in free)
+    bound = [f.name for f in dataclasses.fields(part) if f.init and f.name not in free]
+    return type(part), tuple((name, getattr(part, name)) for name in bound)
 
 
 @gin.configurable("run", module="lopbench", denylist=["surroundings"])
@@ -104,6 +107,7 @@ def run(
     max_gradient_norm: PerReplica[float | None] = None,
     executor: str = "auto",
     block_steps: int | None = None,
+    checkpoints: str | None = None,
 ) -> Variant:
     """Build the parts of one variant, in this order: source, stream, architecture, the others.
 
@@ -114,6 +118,7 @@ def run(
     dtype: "float32" or "float64", of parameters and inputs.
     max_gradient_norm: a replica's gradient is scaled down to this norm; None: never.
     executor: "auto", or one of executors.EXECUTORS; block_steps: updates in one call of it, None: chosen.
+    checkpoints: "tasks": save the whole state as each task begins and at the end (see checkpoint.py); None: nothing.
     """
     for name, value in (("max_tasks", max_tasks), ("max_steps", max_steps)):
         _check_run(name, value, value is None or is_integer(value, 1), "an integer at least 1, or None for no limit")
@@ -123,6 +128,7 @@ def run(
     _check_run(
         "block_steps", block_steps, block_steps is None or is_integer(block_steps, 1), "an integer at least 1, or None"
     )
+    _check_run("checkpoints", checkpoints, checkpoints in CHECKPOINTS, "'tasks', or None to save nothing")
     positive = is_number(max_gradient_norm) and max_gradient_norm > 0  # type: ignore[operator]
     _check_run(
         "max_gradient_norm", max_gradient_norm, max_gradient_norm is None or positive, "a number above 0, or None"
@@ -163,13 +169,20 @@ def run(
         ),
         executor=executor,
         block_steps=block_steps,
+        checkpoints=checkpoints,
     )
     population = populate([variant])
     for strategy in population.strategies:
         strategy.check(population)
     for metric in variant.plan.metrics:
         metric.check(population)
-        require_probe(population, metric.probe_split, metric.probe_size)
+        require_probe(population, metric)
+    told = [type(s).__name__ for s in population.strategies if overrides(s, "after_evaluation")]
+    require(
+        not told or any(metric.every == "epoch_end" for metric in variant.plan.metrics),
+        f"strategies.{', '.join(told)} acts on evaluations after each epoch, but no metric is measured then: list "
+        "@metrics.Evaluation in run.metrics, and bind metrics.Evaluation.every = 'epoch_end'.",
+    )
     return variant
 
 
@@ -194,7 +207,7 @@ def check_seeds(seeds: Any) -> tuple[int, ...]:
 def planned_steps(stream: Stream, max_tasks: int | None, max_steps: int | None) -> int:
     """How many updates the run takes: the stream's length, cut by `max_tasks` and `max_steps`."""
     tasks = [tasks for tasks in (stream.tasks, max_tasks) if tasks is not None]
-    limits = [min(tasks) * stream.steps_per_task] if tasks else []
+    limits = [stream.task_start(min(tasks))] if tasks else []
     limits += [max_steps] if max_steps is not None else []
     require(bool(limits), f"streams.{type(stream).__name__} never ends: set run.max_tasks or run.max_steps.")
     return min(limits)

@@ -25,9 +25,11 @@ from lopbench.architectures import MLP
 from lopbench.executors import Stacked, missing_compiler
 from lopbench.learner import call_task_hook, initial_state
 from lopbench.loggers.records import Record
+from lopbench.metrics import Evaluation
 from lopbench.optimizers.adam import Adam
 from lopbench.population import Population, map_tree, slice_replicas
-from lopbench.protocols import Clock, Problem, Strategy, Stream, Tree, overrides
+from lopbench.probing import measure
+from lopbench.protocols import Clock, Metric, Problem, Strategy, Stream, Tree, overrides
 from lopbench.registry import KINDS, parts, per_replica_fields
 from lopbench.strategies import (
     EWC,
@@ -40,6 +42,7 @@ from lopbench.strategies import (
     L2Init,
     ReDo,
     Reset,
+    RestoreBest,
     SelectiveWeightReinit,
     ShrinkAndPerturb,
     ShrinkAndPerturbInit,
@@ -92,6 +95,8 @@ class Row:
     clears: str = "none"
     #: "update", or the task hook in which it acts
     at: str = "update"
+    #: what it must be told at the ends of epochs
+    metrics: tuple[Metric, ...] = ()
 
     def __str__(self) -> str:
         set_ = [f"{f.name}={getattr(self.acts, f.name)}" for f in fields(self.acts) if f.name in ("when", "use_fisher")]
@@ -109,6 +114,7 @@ REDO = ReDo(threshold=1.0, period=2)
 HYBRID, PERTURB_INIT = HybridInit(l2_weight=0.1, l1_weight=0.1), ShrinkAndPerturbInit(shrink=0.1, perturb_scale=0.1)
 PERIODIC_PERTURB = replace(PERTURB_INIT, when="period", period=2)
 RESET_HEAD = Reset(parts=("head",), when="period", period=2)
+VALIDATION = Evaluation(every="epoch_end", probe_size=50, probe_split="validation")
 
 ROWS = [
     Row(Baseline()),
@@ -117,6 +123,7 @@ ROWS = [
     Row(REDO, off=without(REDO, "threshold", "period"), moves=UNITS, counts=WEIGHTS, clears="moved"),
     Row(RESET_HEAD, off=without(RESET_HEAD, "period"), moves=HEAD, counts=HEAD, clears="moved"),
     Row(Reset(), moves=ALL, counts=ALL, clears="all", at="begin_task"),
+    Row(RestoreBest(), moves=ALL, at="end_task", metrics=(VALIDATION,)),
     Row(ShrinkAndPerturb(0.1), off=(ShrinkAndPerturb(None),), moves=ALL),
     Row(PERTURB_INIT, off=(replace(PERTURB_INIT, shrink=None, perturb_scale=None),), moves=ALL),
     Row(PERIODIC_PERTURB, off=without(PERIODIC_PERTURB, "period"), moves=ALL),
@@ -154,9 +161,15 @@ def test_every_field_that_may_be_off_is_switched_off_in_a_row(row: Row) -> None:
 
 @dataclass(frozen=True)
 class Prepared(TinyStream):
-    """TinyStream with a task's batches drawn beforehand, so that a compiled step is the strategy's own work."""
+    """TinyStream with a task's batches drawn beforehand, so that a compiled step is the strategy's own work.
+
+    A task is two epochs.
+    """
 
     steps_per_task: int = TASK
+
+    def epoch_length(self, task: int) -> int:
+        return TASK // 2
 
     def prepare(self, step: int) -> Tree:
         steps = step // TASK * TASK + torch.arange(TASK)
@@ -176,11 +189,13 @@ def population(*replicas: Strategy) -> Population:
 
 
 @functools.cache
-def trained(strategies: tuple[Strategy, ...], updates: int = 30, compiled: bool = False) -> tuple[Tree, list[Record]]:
+def trained(
+    strategies: tuple[Strategy, ...], metrics: tuple[Metric, ...] = (), updates: int = 30, compiled: bool = False
+) -> tuple[Tree, list[Record]]:
     """The end of a whole run through `train`, task changes included, and its records. Every step is a single one."""
     made, records = population(*strategies), list[Record]()
     executor = Stacked(made, block_steps=100, compiled=compiled)
-    return train(made, executor, Plan(updates, window_steps=TASK), records.extend), records
+    return train(made, executor, Plan(updates, TASK, metrics), records.extend), records
 
 
 def assert_close(a: Tree, b: Tree, tolerance: float = 1e-9) -> None:
@@ -205,7 +220,7 @@ def layout(tree: Any) -> Any:
 
 @EVERY_ROW
 def test_a_run_stays_finite_keeps_the_state_s_layout_and_reports(row: Row) -> None:
-    end, records = trained((row.acts, *row.off))
+    end, records = trained((row.acts, *row.off), row.metrics)
     assert end["alive"].all()
     assert layout(end) == layout(initial_state(population(row.acts, *row.off)))
     tags = {record.tag for record in records}
@@ -214,7 +229,7 @@ def test_a_run_stays_finite_keeps_the_state_s_layout_and_reports(row: Row) -> No
 
 @EVERY_ROW
 def test_switched_off_it_changes_nothing_to_the_bit(row: Row) -> None:
-    end, _ = trained((row.acts, *row.off))
+    end, _ = trained((row.acts, *row.off), row.metrics)
     plain, _ = trained((Baseline(),) * (1 + len(row.off)))
     for replica in range(1, 1 + len(row.off)):
         assert_bits(only(end, replica), only(plain, replica))
@@ -225,8 +240,8 @@ def test_switched_off_it_changes_nothing_to_the_bit(row: Row) -> None:
 
 @EVERY_ROW
 def test_a_replica_alone_is_the_replica_among_others(row: Row) -> None:
-    alone, _ = trained((row.acts,))
-    among, _ = trained((row.acts, *(row.off or (row.acts,))))
+    alone, _ = trained((row.acts,), row.metrics)
+    among, _ = trained((row.acts, *(row.off or (row.acts,))), row.metrics)
     assert_close(alone, slice_replicas(among, slice(0, 1)))
 
 
@@ -241,12 +256,24 @@ class Moment:
     plain_momentum: Tree
 
 
+def clock_after(updates: int) -> Clock:
+    return Clock(*(torch.tensor(value) for value in (updates, *divmod(updates, TASK))))
+
+
+def evaluated(p: Population, state: Tree, done: int, metrics: tuple[Metric, ...]) -> Tree:
+    """The state after `done` updates, had an epoch ended there and the strategies been told what the metrics gave."""
+    if not metrics:
+        return state
+    task = done // TASK
+    return call_task_hook(p, state, clock_after(done), "after_evaluation", task, measure(p, state, metrics, task))
+
+
 def moment(row: Row, strategy: Strategy) -> Moment:
     """One update (the first from 6 on in which something is due), or the task hook, from the same state."""
     p, plain = population(strategy, strategy), population(Baseline(), Baseline())
     due = Events(p).until(TASK + 1, 50)
     done = TASK + 1 + (due[0][0] if due else 0)
-    before = run(p, done)
+    before = run(p, 1, evaluated(p, run(p, done - 1), done - 1, row.metrics), done - 1)
     before["online"] = map_tree(torch.zeros_like, before["online"])
     if row.at == "update":
         after = run(p, 1, before, done)
@@ -256,7 +283,7 @@ def moment(row: Row, strategy: Strategy) -> Moment:
             momentum, rates = after["optimizer"]["momentum"], before["hyper"]["optimizer"]["learning_rate"]
             base["parameters"] = map_tree(lambda w, m: w - rates[0] * m, before["parameters"], momentum)
     else:
-        after = call_task_hook(p, before, Clock(*(torch.tensor(value) for value in (done, 1, 0))), row.at, task=1)
+        after = call_task_hook(p, before, clock_after(done), row.at, task=1)
         base = before
     reported = after["online"].get("reinitialized_weights", torch.zeros(2))
     return Moment(
@@ -316,9 +343,9 @@ def test_compiled_it_is_one_graph_that_agrees_with_the_eager_executor(row: Row, 
     """8 updates in two tasks, with rare work due and not due, switched on beside switched off."""
     strategies = (row.acts, *row.off)
     graphs = counters["stats"]["unique_graphs"]
-    end, _ = trained(strategies, updates=8, compiled=True)
+    end, _ = trained(strategies, row.metrics, updates=8, compiled=True)
     assert counters["stats"]["unique_graphs"] - graphs == 1
-    assert_close(end, trained(strategies, updates=8)[0])
+    assert_close(end, trained(strategies, row.metrics, updates=8)[0])
     plain, _ = trained((Baseline(),) * len(strategies), updates=8)
     for replica in range(1, len(strategies)):
         assert_close(only(end, replica), only(plain, replica))

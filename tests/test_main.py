@@ -104,11 +104,46 @@ def test_from_any_directory_a_mistake_is_a_message_and_status_1(tmp_path: Path) 
         (["--gin_fiel=a"], "Unknown command line flag 'gin_fiel'. Did you mean: gin_file ? --help shows the flags.\n"),
         (["--workdir"], "Missing value for flag --workdir --help shows the flags.\n"),
         (["a.gin"], "a.gin: not a flag. A gin file is given as --gin_file=NAME.gin.\n"),
-        ([], f"Which --gin_file? There are {', '.join(lookup.shipped_names())}.\n"),
     ],
 )
 def test_a_mistake_in_the_flags_is_one_line(call: Call, arguments: list[str], message: str) -> None:
     assert call(*arguments) == (1, "", message)
+
+
+def test_without_a_gin_file_it_says_what_there_is_in_few_lines(call: Call) -> None:
+    status, out, err = call()
+    assert (status, out) == (1, "")
+    first, files, *folders = err.splitlines()
+    assert first == f"Which --gin_file? There are, in {lookup.shipped()}:"
+    assert files.strip().split(", ") == sorted(path.name for path in lookup.shipped().glob("*.gin"))
+    assert len(folders) < 20
+    counted = {line.strip().partition("/ (")[0]: int(line.partition("(")[2].strip(")")) for line in folders}
+    assert counted["permuted_mnist"] == len(list((lookup.shipped() / "permuted_mnist").rglob("*.gin")))
+    assert not counted.keys() & {"strategies", "streams", "architectures"}  # fragments, that can't run alone
+
+
+@pytest.mark.parametrize(
+    "file, name",
+    [
+        (lookup.shipped() / "quickstart.gin", "quickstart"),
+        (lookup.shipped() / "permuted_mnist/swr.gin", "permuted_mnist/swr"),
+        (lookup.shipped() / "permuted_mnist/large/base.gin", "permuted_mnist/large/base"),
+        (lookup.shipped() / "permuted_mnist/../permuted_mnist/swr.gin", "permuted_mnist/swr"),
+        (Path("studies/mine.gin"), "mine"),
+    ],
+)
+def test_a_shipped_file_s_run_is_named_after_its_path_and_another_s_after_its_stem(file: Path, name: str) -> None:
+    assert lookup.run_name(file) == name
+
+
+def test_without_a_workdir_results_go_to_the_run_s_name(call: Call, tmp_path: Path) -> None:
+    run = ["seeds = 1", "max_steps = 2", "executor = 'eager'", "metrics = []", "source = @sources.Generated"]
+    data = ["shape = (28, 28)", "classes = 10", "train_size = 90", "test_size = 9"]
+    lines = [*(f"run.{line}" for line in run), *(f"sources.Generated.{line}" for line in data)]
+    bindings = [f"--gin_bindings={line}" for line in lines]
+    status, _, err = call("--gin_file=permuted_mnist/swr.gin", "--device=cpu", *bindings)
+    assert status == 0, err
+    assert (tmp_path / "runs" / "permuted_mnist" / "swr" / "run.json").exists()
 
 
 def test_a_mistake_in_gin_is_one_block(call: Call, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ PART_ROWS = 1 << 20
 
 
 class Table:
-    """Writes records to `workdir`/metrics; flushed when enough rows or seconds have gathered.
+    """Writes records to a folder of `workdir`, by default metrics; flushed when enough rows or seconds have gathered.
 
     `replicas`: all of the run. `rows`: how many rows to keep of those that are there; whatever follows them
     was written after the checkpoint that is resumed, and is removed (so a checkpoint stores `table.rows`
@@ -46,8 +46,9 @@ class Table:
         flush_rows: int = 1 << 16,
         flush_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
+        folder: str = "metrics",
     ) -> None:
-        self.folder = files.make_folder(Path(workdir) / "metrics")
+        self.folder = files.make_folder(Path(workdir) / folder)
         self.schema = schema(replicas)
         self._variants = list(dict.fromkeys(replica.variant for replica in replicas))
         self._part_rows, self._flush_rows, self._flush_seconds = part_rows, flush_rows, flush_seconds

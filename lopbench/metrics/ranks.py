@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,14 +42,17 @@ class Ranks(Metric):
     token: of features [tokens, width] the ranks are those of one token; 0 is the class token.
     rank_tolerance: float32's rounding is well below the default. Below 1e-5 a slower method is taken; 0.0 counts the
         singular values that are not exactly 0, as the released codes did.
+    batch_statistics: batch norms normalise with the statistics of the probe rather than with their running ones, as
+        Dohare et al. 2024 did in their analysis of incremental CIFAR-100.
     """
 
     every: str | int = "task_start"
-    probe_size: int = 1000
-    probe_split: str = "train"
+    probe_size: int | None = 1000
+    probe_split: str | Sequence[str] = "train"
     layers: str = "all"
     token: int = 0
     rank_tolerance: float = 1e-4
+    batch_statistics: bool = False
 
     def __post_init__(self) -> None:
         check_probe(self)

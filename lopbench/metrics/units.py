@@ -8,6 +8,7 @@ they are one, as for the strategy whose score it shows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,7 +53,9 @@ class DeadUnits(_OfUnits):
     A larger probe finds fewer, since one example that wakes a unit is enough: compare only values of the same
     `probe_size`. At initialisation near 0 (three ReLU layers of 100, Kaiming normal, MNIST: 0.016 on 100 images, 0.003
     on 1,000).
-    Sources: Dohare et al. 2024 (2,000 examples); Hernandez-Garcia et al. 2025 (1,500 examples).
+    Sources: Dohare et al. 2024 (2,000 examples); Hernandez-Garcia et al. 2025 (1,500 examples; of vision transformers
+    1,000, where its code counted pairs of a unit and a token, with attention's outputs among them, and here a unit of
+    an MLP block is stuck if it is at all tokens).
 
     epsilon: how near its bound a saturated activation is.
     upstream_upper_bound: ask for h >= upper + epsilon, which never happens, as the released code of
@@ -60,8 +63,8 @@ class DeadUnits(_OfUnits):
     """
 
     every: str | int = "task_start"
-    probe_size: int = 1000
-    probe_split: str = "train"
+    probe_size: int | None = 1000
+    probe_split: str | Sequence[str] = "train"
     epsilon: float = 0.01
     upstream_upper_bound: bool = False
 
@@ -103,8 +106,8 @@ class DormantUnits(_OfUnits):
     """
 
     every: str | int = "task_start"
-    probe_size: int = 1000
-    probe_split: str = "train"
+    probe_size: int | None = 1000
+    probe_split: str | Sequence[str] = "train"
     threshold: float = 0.025
 
     def __post_init__(self) -> None:
@@ -130,14 +133,18 @@ class InactiveUnits(_OfUnits):
     all layers; the number is `fraction`. At least `units/dead`, and equal to it on a probe of no more than 1 / fraction
     examples; beyond that little sensitive to its size. At initialisation near 0 (three ReLU layers of 100, Kaiming
     normal, MNIST: 0.015).
-    Source: Dohare et al. 2024, incremental CIFAR-100 (1,000 examples). Its reinforcement learning counts units that
-    are active on at most a hundredth.
+    Source: Dohare et al. 2024, incremental CIFAR-100 (1,000 examples of the next task's classes, and of all classes
+    before). Its reinforcement learning counts units that are active on at most a hundredth.
+
+    batch_statistics: batch norms normalise with the statistics of the probe rather than with their running ones, as
+        that study did in its analysis.
     """
 
     every: str | int = "task_start"
-    probe_size: int = 1000
-    probe_split: str = "train"
+    probe_size: int | None = 1000
+    probe_split: str | Sequence[str] = "train"
     fraction: float = 0.01
+    batch_statistics: bool = False
 
     def __post_init__(self) -> None:
         check_probe(self)

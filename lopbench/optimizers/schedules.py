@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 import lopbench
-from lopbench.checks import check_bool, check_choice, check_number
+from lopbench.checks import check_bool, check_choice, check_number, is_number
 from lopbench.errors import require
 from lopbench.protocols import Clock, Schedule
 
@@ -20,7 +21,7 @@ from lopbench.protocols import Clock, Schedule
 class Constant(Schedule):
     """The optimizer's hyperparameters as they are bound, at every step."""
 
-    steps_per_task: int
+    steps_per_task: int | tuple[int, ...]
 
     def values(self, hyper: Mapping[str, Tensor], clock: Clock) -> dict[str, Tensor]:
         return dict(hyper)
@@ -94,10 +95,51 @@ class OneCycle(Schedule):
 
     def _total(self, clock: Clock) -> Tensor:
         """The number of steps of this task's cycle, an int64 scalar."""
-        lengths = self.steps_per_task if self.total_steps is None else self.total_steps
-        if isinstance(lengths, int):
-            return torch.full_like(clock.task, lengths)
-        total = torch.full_like(clock.task, lengths[0])
-        for task, length in enumerate(lengths[1:], start=1):
-            total = torch.where(clock.task >= task, length, total)
-        return total
+        return _length(self.steps_per_task if self.total_steps is None else self.total_steps, clock)
+
+
+@lopbench.register("schedules")
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """A learning rate that falls by a factor at given fractions of each task, as torch.optim.lr_scheduler.MultiStepLR.
+
+    rate(t) = rate * factor^k with k the number of milestones m for which t >= round(m * T), where t counts the steps of
+    the task from 0 and T is their number. Every task starts anew at the optimizer's `learning_rate`; momentum goes on.
+
+    milestones: ascending fractions of the task, above 0 and below 1. The defaults are epochs 60, 120 and 160 of 200.
+    `steps_per_task` may be a tuple, where tasks differ. Computed in float64.
+    Sources: Zagoruyko and Komodakis 2016 (wide residual networks); Dohare et al. 2024 (incremental CIFAR-100).
+    """
+
+    steps_per_task: int | tuple[int, ...]
+    milestones: Sequence[float] = (0.3, 0.6, 0.8)
+    factor: float = 0.2
+
+    def __post_init__(self) -> None:
+        listed = isinstance(self.milestones, list | tuple) and all(is_number(m) for m in self.milestones)
+        bounds = [0, *self.milestones, 1] if listed else []
+        require(
+            len(bounds) > 2 and all(a < b for a, b in pairwise(bounds)),
+            f"schedules.MultiStep.milestones is {self.milestones!r}: it must be a list of ascending fractions of the "
+            "task, above 0 and below 1.",
+        )
+        check_number(self, "factor", self.factor, above=0)
+
+    def values(self, hyper: Mapping[str, Tensor], clock: Clock) -> dict[str, Tensor]:
+        """`hyper` with the learning rate of this step."""
+        length, rate = _length(self.steps_per_task, clock).double(), hyper["learning_rate"]
+        factor = torch.ones_like(length)
+        for milestone in self.milestones:
+            reached = clock.step_in_task >= torch.round(milestone * length)
+            factor = torch.where(reached, factor * self.factor, factor)
+        return {**hyper, "learning_rate": (factor * rate.double()).to(rate.dtype)}
+
+
+def _length(steps_per_task: int | tuple[int, ...], clock: Clock) -> Tensor:
+    """The number of steps of the task at hand, an int64 scalar; tasks past the last of a tuple are as long as that."""
+    if isinstance(steps_per_task, int):
+        return torch.full_like(clock.task, steps_per_task)
+    length = torch.full_like(clock.task, steps_per_task[0])
+    for task, steps in enumerate(steps_per_task[1:], start=1):
+        length = torch.where(clock.task >= task, steps, length)
+    return length

@@ -7,6 +7,7 @@ from lopbench.strategies.init_regularization import HuberInit, HybridInit, L1Ini
 from lopbench.strategies.l2 import L2
 from lopbench.strategies.redo import ReDo
 from lopbench.strategies.reset import Reset
+from lopbench.strategies.restore_best import RestoreBest
 from lopbench.strategies.selective_weight_reinit import SelectiveWeightReinit
 from lopbench.strategies.shrink_and_perturb import ShrinkAndPerturb, ShrinkAndPerturbInit
 
@@ -21,6 +22,7 @@ __all__ = [
     "L2Init",
     "ReDo",
     "Reset",
+    "RestoreBest",
     "SelectiveWeightReinit",
     "ShrinkAndPerturb",
     "ShrinkAndPerturbInit",

@@ -18,20 +18,28 @@ from lopbench.learner import Learner
 from lopbench.periods import Events, check_when, due_every
 from lopbench.population import Population, along, select
 from lopbench.protocols import PerReplica, Strategy
-from lopbench.roles import head_parameters, norm_parameters, norm_prefixes
+from lopbench.roles import head_parameters, kinds, norm_prefixes
 
-PARTS = ("network", "head", "norms", "momentum")
+#: the parts that are kinds of layers: what roles.py calls them, and what a network without any lacks
+KINDS = {
+    "norms": ("norms", "normalisation"),
+    "attention": ("attention", "attention layer"),
+    "mlp_blocks": ("mlp", "MLP block"),
+}
+PARTS = ("network", "head", *KINDS, "momentum")
 
 
 @lopbench.register("strategies")
 @dataclass(frozen=True)
 class Reset(Strategy):
-    """Draws the network, its head or its norms anew, and clears momentum, at task changes or periodically.
+    """Draws the network or some of its layers anew, and clears momentum, at task changes or periodically.
 
-    parts: any of
+    parts: any of the following; an empty list resets nothing
         "network": every parameter from its initial distribution, and the norms' running statistics;
         "head": the parameters of the last layer (see roles.py);
         "norms": the parameters and running statistics of the normalisations;
+        "attention", "mlp_blocks": the parameters of a transformer's attention layers and of its MLP blocks, each
+            without the norms (see roles.py);
         "momentum": the optimizer's whole state starts afresh.
     when: "task": before the first step of every task but the first; "period": after every `period`-th update.
     period: in updates, with when="period" only; None: never.
@@ -42,7 +50,7 @@ class Reset(Strategy):
 
     A new network in each task (parts = ["network", "momentum"]) is what plasticity is measured against. Sources:
     Dohare et al. 2024 (Nature): head resetting, retraining; Hernandez-Garcia et al. 2025 (CoLLAs): reset_network,
-    reset_head, reset_layer_norm, reset_momentum.
+    reset_head, reset_layer_norm, reset_attention_layers, reset_mlp_blocks, reset_momentum.
     """
 
     parts: Sequence[str] = ("network", "momentum")
@@ -54,7 +62,7 @@ class Reset(Strategy):
     reports: ClassVar[tuple[str, ...]] = ("reinitialized_weights",)
 
     def __post_init__(self) -> None:
-        listed = isinstance(self.parts, list | tuple) and len(self.parts) > 0
+        listed = isinstance(self.parts, list | tuple)
         require(listed, f"strategies.Reset.parts is {self.parts!r}: it must be a list with some of {', '.join(PARTS)}.")
         for part in self.parts:
             check_choice(self, "parts", part, PARTS)
@@ -65,14 +73,15 @@ class Reset(Strategy):
 
     @property
     def needs_task_boundaries(self) -> bool:  # type: ignore[override]
-        return self.when == "task"
+        return self.when == "task" and bool(self.parts)
 
     def check(self, population: Population) -> None:
         if "head" in self.parts:
             head_parameters(population.module)
-        if "norms" in self.parts:
-            known, name = norm_parameters(population.module), type(population.module).__name__
-            require(bool(known), f'strategies.Reset.parts has "norms", but {name} has no normalisation.')
+        known, name = kinds(population.module), type(population.module).__name__
+        for part, (kind, what) in KINDS.items():
+            lacking = part in self.parts and kind not in known
+            require(not lacking, f'strategies.Reset.parts has "{part}", but {name} has no {what}.')
 
     def events(self, population: Population, hyper: Mapping[str, np.ndarray]) -> Events:
         return due_every(hyper["period"]) if self.when == "period" else iter(())
@@ -110,7 +119,8 @@ class Reset(Strategy):
         if self.keep_running_statistics or not {"network", "norms"} & set(self.parts):
             statistics = {}
         if "network" not in self.parts:
-            head = head_parameters(module) if "head" in self.parts else ()
-            norms = norm_parameters(module) if "norms" in self.parts else ()
-            names = [name for name in names if name in head or name in norms]
+            chosen = set(head_parameters(module)) if "head" in self.parts else set()
+            known = kinds(module)
+            chosen.update(*(known[kind] for part, (kind, _) in KINDS.items() if part in self.parts))
+            names = [name for name in names if name in chosen]
         return names, statistics

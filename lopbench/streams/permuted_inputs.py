@@ -11,19 +11,19 @@ from torch import Tensor
 import lopbench
 from lopbench.checks import check_bool
 from lopbench.protocols import Tree
-from lopbench.streams.epochs import EpochStream
+from lopbench.streams.subsets import SubsetStream
 
 
 @lopbench.register("streams")
 @dataclass(frozen=True, eq=False)
-class PermutedInputs(EpochStream):
+class PermutedInputs(SubsetStream):
     """Permuted inputs: in task k, entry i of every example is its entry p_k(i), p_k a random permutation.
 
     The permutations of two tasks, and of two replicas, are independent; they run over all entries of an example,
     channels included, and the shape stays. An example of the test split is permuted alike. The defaults are those of
     Hernandez-Garcia et al. 2025 (SWR): batches of 30, one epoch a task, the first task permuted too.
 
-    Fields: those of `EpochStream`, and
+    Fields: those of `SubsetStream`, and
         permute_first_task: otherwise the first task shows the examples as they are.
 
     Published protocols:

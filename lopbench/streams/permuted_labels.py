@@ -8,12 +8,12 @@ from torch import Tensor
 
 import lopbench
 from lopbench.checks import check_bool
-from lopbench.streams.epochs import EpochStream
+from lopbench.streams.subsets import SubsetStream
 
 
 @lopbench.register("streams")
 @dataclass(frozen=True, eq=False)
-class PermutedLabels(EpochStream):
+class PermutedLabels(SubsetStream):
     """Permuted labels: in task k, the examples of class c have label p_k(c), p_k a random permutation of the classes.
 
     What was learnt about the images stays useful, only the last layer has to change. Labels of the test split are
@@ -21,7 +21,7 @@ class PermutedLabels(EpochStream):
     catastrophic forgetting in continual learning" (UPGD; ICLR): single examples, 2,500 of them a task, drawn anew
     from the whole training split, the first task permuted too.
 
-    Fields: those of `EpochStream`, and
+    Fields: those of `SubsetStream`, and
         permute_first_task: otherwise the first task has the true labels.
 
     Published protocol: label-permuted EMNIST (balanced, 47 classes), 400 tasks, scaling "centred".

@@ -132,10 +132,10 @@ class Arrays(Source):
     path: str = ""
 
     def __post_init__(self) -> None:
-        _check_path(self, self.path, "digits.npz")
+        check_path(self, self.path, "digits.npz")
 
     def load(self, data_dir: str | None, device: Any) -> Dataset:
-        path = _located(self, self.path, data_dir)
+        path = located(self, self.path, data_dir)
         arrays = self._read(path)
         splits = [split for split in ("train", "test") if {f"{split}_inputs", f"{split}_labels"} & set(arrays)]
         for key in (f"{split}_{part}" for split in dict.fromkeys(("train", *splits)) for part in ("inputs", "labels")):
@@ -179,7 +179,8 @@ class ImageFolder(Source):
 
     Without a subfolder `train`, <path>/<class>/* is all training data. Classes are numbered in the order of
     their names, and images in that of theirs. An image of another size is resized (bilinear, not cropped: another
-    aspect ratio is squeezed). All of it is held in memory.
+    aspect ratio is squeezed). Grey, palette and CMYK images become colour ones, 16 bits 8, and transparency is dropped.
+    All of it is held in memory.
 
     path: of the folder; a relative one is looked up in the data folder.
     size: height and width of the images handed out.
@@ -191,12 +192,12 @@ class ImageFolder(Source):
     grey: bool = False
 
     def __post_init__(self) -> None:
-        _check_path(self, self.path, "flowers")
+        check_path(self, self.path, "flowers")
         check_number(self, "size", self.size, at_least=1, integer=True)
         check_bool(self, "grey", self.grey)
 
     def load(self, data_dir: str | None, device: Any) -> Dataset:
-        folder = _located(self, self.path, data_dir)
+        folder = located(self, self.path, data_dir)
         require(folder.is_dir(), f"sources.ImageFolder: {folder} is no folder.")
         roots = {"train": folder}
         if (folder / "train").is_dir():
@@ -224,9 +225,11 @@ class ImageFolder(Source):
 
         try:
             with Image.open(file) as image:
-                converted = image.convert("L" if self.grey else "RGB")
+                # 16 bits of grey, which `convert` would cut off at 255
+                eight = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode[0] == "I" else image
+                converted = eight.convert("L" if self.grey else "RGB")
                 pixels = np.asarray(converted.resize((self.size, self.size), Image.Resampling.BILINEAR))
-        except (OSError, ValueError, SyntaxError) as error:  # a broken PNG is a SyntaxError to its reader
+        except Exception as error:  # a damaged file can raise anything in the reader
             raise UserError(f"sources.ImageFolder: {file} is damaged, or no image: {reason(error)}") from None
         return pixels if self.grey else pixels.transpose(2, 0, 1)
 
@@ -235,7 +238,8 @@ class ImageFolder(Source):
         return self
 
 
-def _check_path(source: Source, path: Any, example: str) -> None:
+def check_path(source: Source, path: Any, example: str) -> None:
+    """Refuse a source's `path` that is no path."""
     name = f"sources.{type(source).__name__}.path"
     require(
         isinstance(path, str) and path != "",
@@ -243,7 +247,8 @@ def _check_path(source: Source, path: Any, example: str) -> None:
     )
 
 
-def _located(source: Source, path: str, data_dir: str | None) -> Path:
+def located(source: Source, path: str, data_dir: str | None) -> Path:
+    """The file or folder that `path` means, in the data folder unless absolute; `UserError` if there is none."""
     found = data_folder(data_dir) / Path(path).expanduser()  # an absolute path replaces the folder
     require(found.exists(), f"sources.{type(source).__name__}: there is no {found}. {ELSEWHERE}")
     return found

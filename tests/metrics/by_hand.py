@@ -34,7 +34,7 @@ def probe_of(features: Mapping[str, Tensor], *groups: UnitGroup) -> Probe:
     """Features `[R, examples, ...]` as a metric sees them."""
     replicas = next(iter(features.values())).shape[0]
     population = tiny_population(module=Declared(*groups), replicas=replicas)
-    return Probe(population, {}, {}, dict(features), None, None, None)
+    return Probe(population, "train", {}, {}, dict(features), None, None, None)
 
 
 def columns(*units: list[float]) -> Tensor:

@@ -46,6 +46,51 @@ def test_matrices_are_the_weights_of_at_least_two_axes():
     assert values["weights/magnitude.1.weight"].tolist() == [7, 7]
 
 
+class OfAllKinds(torch.nn.Module):
+    """A layer of each kind, with constant weights; biases, which belong to no magnitude by kind, are 9."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        attention = torch.nn.Module()
+        attention.in_projection, attention.out = torch.nn.Linear(2, 6), torch.nn.Linear(2, 2)
+        self.conv, self.attention, self.mlp = torch.nn.Conv2d(1, 2, 3), attention, torch.nn.Linear(2, 5)
+        self.norm, self.head = torch.nn.LayerNorm(2), torch.nn.Linear(2, 3)
+        sizes = (self.conv, 1), (attention.in_projection, -2), (attention.out, 8), (self.mlp, 4), (self.norm, 5)
+        for layer, size in (*sizes, (self.head, 6)):
+            torch.nn.init.constant_(layer.weight, size)
+            torch.nn.init.constant_(layer.bias, 9)
+
+
+def test_magnitudes_by_kind_of_layer():
+    population = tiny_population(module=OfAllKinds())
+    values = measure(population, initial_state(population), [WeightMagnitude()], task=0)
+    assert values["weights/magnitude_convolutions"].tolist() == [1, 1]
+    assert values["weights/magnitude_attention"].tolist() == [3.5, 3.5]  # 12 entries of 2, 4 of 8
+    assert values["weights/magnitude_in_projections"].tolist() == [2, 2]
+    assert values["weights/magnitude_mlp"].tolist() == [4, 4]
+    assert values["weights/norm_magnitude"].tolist() == [5, 5]
+    matrices = (18 * 1 + 12 * 2 + 4 * 8 + 10 * 4 + 6 * 6) / 50
+    assert values["weights/magnitude_matrices"].tolist() == pytest.approx([matrices, matrices])
+
+
+def test_medians_and_least_values():
+    population = tiny_population(dtype=torch.float64)
+    state = initial_state(population)
+    hidden = torch.tensor([-9.0, 1, 2, 3, 4]).repeat(4).reshape(5, 4)
+    state["parameters"]["hidden.weight"] = torch.stack((hidden, -10 * hidden))
+    metric = WeightMagnitude(statistics=["median", "min"])
+    values = measure(population, state, [metric], task=0)
+    assert values["weights/median_magnitude.hidden.weight"].tolist() == [3, 30]
+    assert values["weights/min_magnitude.hidden.weight"].tolist() == [1, 10]
+    assert values["weights/median_norm_magnitude"].tolist() == [1, 1]
+    flat = torch.cat([p.flatten(1).abs() for p in state["parameters"].values()], dim=1)  # 53 entries, 8 of them 0
+    assert values["weights/median_magnitude"].tolist() == flat.sort(dim=1).values[:, 26].tolist()
+    assert values["weights/min_magnitude"].tolist() == [0, 0]
+    mean = measure(population, state, [WeightMagnitude()], task=0)
+    names = {tag.replace("/", f"/{statistic}_") for tag in mean for statistic in ("median", "min")}
+    assert values.keys() == names
+
+
 def test_distance_from_initial_values():
     population = tiny_population()
     state = initial_state(population)

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lopbench.errors import UserError
-from lopbench.metrics import DeadUnits, DormantUnits, InactiveUnits
+from lopbench.learner import initial_state
+from lopbench.metrics import DeadUnits, DormantUnits, InactiveUnits, Ranks
+from lopbench.probing import measure
 from tests.helpers import tiny_population
 from tests.metrics.by_hand import columns, group, probe_of
 
@@ -90,6 +92,19 @@ def test_a_channel_is_dead_only_if_it_is_0_at_all_places():
     assert [values[f"units/dead.{layer}"].item() for layer in ("maps", "flat", "tokens")] == pytest.approx([2 / 3] * 3)
 
 
+def test_a_transformer_s_unit_is_frozen_if_it_is_for_every_token_of_every_image():
+    tokens = torch.full((1, 3, 5, 4), -0.17)  # 3 images of 5 tokens; 4 units of an MLP block, after GELU
+    tokens[0, 2, 4, 0] = 1.0
+    tokens[0, :, 0, 1] = 0.5
+    tokens[0, :, 1:, 2] = 0.01
+    probe = probe_of({"mlp": tokens, "attention": -tokens}, group("mlp", 4, "gelu", axis=-1))
+    values = DeadUnits().measure(probe)
+    assert {tag: value.item() for tag, value in values.items()} == {
+        "units/frozen_0.01": 2 / 4,
+        "units/frozen_0.01.mlp": 2 / 4,
+    }
+
+
 def test_redo_scores_by_hand():
     # mean |h|: 0, 0.1, -> mean of all four is 1, so scores are 0, 0.1, 1.9, 2
     h = columns([0, 0], [0.2, 0], [-1.9, 1.9], [2, -2])
@@ -119,6 +134,34 @@ def test_inactive_means_on_less_than_the_fraction():
     assert InactiveUnits().measure(probe)["units/inactive_0.01"].tolist() == [0.5]
     assert InactiveUnits(fraction=0.5).measure(probe)["units/inactive_0.5.a"].tolist() == [0.75]
     assert DeadUnits().measure(probe)["units/dead"].tolist() == [0.25]
+
+
+class BatchNormed(nn.Module):
+    """Its two units are ReLU(batch norm(x)), whose running mean is far above what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+        self.norm.running_mean += 100
+        self.output = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        h = torch.relu(self.norm(x[:, :2]))
+        return self.output(h), {"hidden": h}
+
+    def unit_groups(self):
+        return (group("hidden", 2),)
+
+
+def test_batch_statistics_are_those_of_the_probe():
+    population = tiny_population(module=BatchNormed())
+    state = initial_state(population)
+    for batch_statistics, inactive in ((False, 1), (True, 0)):
+        metric = InactiveUnits(probe_size=50, batch_statistics=batch_statistics)
+        assert measure(population, state, [metric], task=0)["units/inactive_0.01"].tolist() == [inactive] * 2
+        ranks = Ranks(probe_size=50, batch_statistics=batch_statistics)
+        assert measure(population, state, [ranks], task=0)["ranks/rank"].tolist() == [2 - 2 * inactive] * 2
+    assert (state["buffers"]["norm.running_mean"] == 100).all()
 
 
 def test_an_architecture_without_units():

@@ -1,4 +1,4 @@
-"""OneCycle equals torch's OneCycleLR at every step, for SGD's momentum and Adam's beta1, in each task anew."""
+"""OneCycle (SGD's momentum, Adam's beta1) and MultiStep equal torch's schedules at every step, in each task anew."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR
 
 from lopbench.errors import UserError
-from lopbench.optimizers import AdamW, Constant, OneCycle
-from lopbench.protocols import Clock, Tree
+from lopbench.optimizers import AdamW, Constant, MultiStep, OneCycle
+from lopbench.protocols import Clock, Schedule, Tree
 from tests.optimizers.reference import clock_at, random_tensors, stacked
 
 RATES = [0.01, 0.3]
@@ -94,6 +94,46 @@ def test_tasks_of_different_lengths_have_their_own_cycles() -> None:
             assert got.tolist() == OneCycle(length).values(hyper, clock_at(step))["learning_rate"].tolist()
 
 
+def torchs_steps(steps: int, rate: float, milestones: list[int], factor: float) -> list[float]:
+    """The learning rate at every step."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    schedule, seen = MultiStepLR(optimizer, milestones, factor), []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("steps", "fields", "milestones", "factor"),
+    [
+        (50, {}, [15, 30, 40], 0.2),
+        (49, {"factor": 0.5}, [15, 29, 39], 0.5),  # 14.7, 29.4, 39.2
+        (50, {"milestones": [0.5]}, [25], 0.2),
+    ],
+)
+def test_every_step_of_a_fall_in_steps_is_torchs(
+    steps: int, fields: dict[str, Any], milestones: list[int], factor: float
+) -> None:
+    hyper, schedule = stacked({"learning_rate": RATES, "momentum": [0.9, 0.5]}), MultiStep(steps, **fields)
+    values = [schedule.values(hyper, clock_at(step)) for step in range(steps)]
+    for replica, rate in enumerate(RATES):
+        got = [now["learning_rate"][replica].item() for now in values]
+        np.testing.assert_allclose(got, torchs_steps(steps, rate, milestones, factor), rtol=1e-12)
+    assert all(now["momentum"].tolist() == [0.9, 0.5] for now in values)
+
+
+def test_anchors_of_incremental_cifar() -> None:
+    """200 epochs of 25 updates in the first task, of 500 in the 20th: 0.1, and a fifth at epochs 60, 120 and 160."""
+    hyper, schedule = stacked({"learning_rate": [0.1]}), MultiStep(tuple(200 * 25 * task for task in range(1, 21)))
+    for task, epoch in ((0, 25), (19, 500)):
+        for start, end, expected in ((0, 60, 0.1), (60, 120, 0.02), (120, 160, 0.004), (160, 200, 0.0008)):
+            for step in (start * epoch, end * epoch - 1):
+                [rate] = schedule.values(hyper, clock_at(step, task))["learning_rate"].tolist()
+                assert rate == pytest.approx(expected, rel=1e-12), f"task {task}, step {step}"
+
+
 def test_constant_changes_nothing() -> None:
     hyper = stacked({"learning_rate": RATES, "momentum": [0.9, 0.5]})
     assert Constant(10).values(hyper, clock_at(3)) == hyper
@@ -129,10 +169,31 @@ def test_wrong_values_are_refused(fields: dict[str, Any], message: str) -> None:
     assert str(error.value) == message
 
 
-def test_a_compiled_step_equals_the_eager_one() -> None:
+@pytest.mark.parametrize(
+    ("milestones", "factor", "message"),
+    [
+        ([0.6, 0.3], 0.2, "milestones is [0.6, 0.3]: it must be a list of ascending fractions of the task"),
+        ([0.3, 0.3], 0.2, "milestones is [0.3, 0.3]: it must be a list of ascending fractions"),
+        ([60, 120], 0.2, "milestones is [60, 120]: it must be a list of ascending fractions"),
+        ([0.0, 0.5], 0.2, "milestones is [0.0, 0.5]: it must be a list of ascending fractions"),
+        ([], 0.2, "milestones is []: it must be a list of ascending fractions"),
+        (0.5, 0.2, "milestones is 0.5: it must be a list of ascending fractions"),
+        (["0.5"], 0.2, "milestones is ['0.5']: it must be a list of ascending fractions"),
+        ([0.5], 0.0, "factor is 0.0: it must be a number above 0."),
+    ],
+)
+def test_wrong_milestones_are_refused(milestones: Any, factor: float, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        MultiStep(10, milestones, factor)
+    assert str(error.value).startswith(f"schedules.MultiStep.{message}")
+
+
+@pytest.mark.parametrize(
+    "schedule", [OneCycle((7, 9), anneal="cosine"), MultiStep((7, 9), (0.2, 0.4))], ids=["OneCycle", "MultiStep"]
+)
+def test_a_compiled_step_equals_the_eager_one(schedule: Schedule) -> None:
     """Schedule, update and clearing in one graph, for all replicas at once."""
     optimizer = AdamW(per_weight_steps=True, decay_tied_to_learning_rate=False)
-    schedule = OneCycle((7, 9), anneal="cosine")
     fields = {"learning_rate": 0.1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01}
     hyper = stacked({field: [value, value / 2, value / 3] for field, value in fields.items()})
     mask = random_tensors(5)["weight"] > 0

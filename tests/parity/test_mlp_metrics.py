@@ -67,6 +67,9 @@ class Stored(TinyStream):
 def test_through_our_network(name: str, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     module, parameters = network_of(config, arrays)
     population: Population = tiny_population(module=module, replicas=1, dtype=torch.float64)
-    population = replace(population, stream=Stored(population.seeds, images=torch.from_numpy(arrays["x"]).double()))
+    population = replace(
+        population,
+        stream=Stored(population.seeds, inputs=arrays["x"].shape[1], images=torch.from_numpy(arrays["x"]).double()),
+    )
     state = {"parameters": parameters, "buffers": {}}
     check(name, measure(population, state, metrics(arrays), task=0), arrays)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lopbench.errors import UserError
+from lopbench.initializers import Initial, uniform
 from lopbench.optimizers.adam import Adam
 from lopbench.strategies.reset import Reset
 from tests.helpers import Tensors, call, learner_for, run, tiny_population
@@ -32,6 +33,7 @@ def changed(learner, before):
         (("head", "norms"), HEAD | NORMS),
         (["network"], None),
         (["momentum"], set()),
+        ([], set()),
     ],
 )
 def test_the_named_parts_are_drawn_anew_and_nothing_else_moves(parts, expected):
@@ -42,6 +44,42 @@ def test_the_named_parts_are_drawn_anew_and_nothing_else_moves(parts, expected):
     assert changed(learner, before) == (everything if expected is None else expected)
     entries = sum(before[name][0].numel() for name in (everything if expected is None else expected))
     assert learner.reported["reinitialized_weights"].tolist() == [entries] * 2
+
+
+class Transformer(nn.Module):
+    """The parts of a transformer's block, by their names; layers within layers, norms within each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.mlp = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        self.output = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.output(self.mlp(self.attention(x))), {}
+
+    def initial_records(self) -> dict[str, Initial]:
+        return {name: uniform(0.5) for name, _ in self.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "parts, layers",
+    [(["attention"], ["attention.0"]), (["mlp_blocks"], ["mlp.0"]), (["norms"], ["attention.1", "mlp.1"])],
+)
+def test_layers_of_a_kind_are_drawn_anew_without_the_norms_in_them(parts, layers):
+    learner = learner_for(Transformer(), Reset(parts=parts))
+    before = dict(learner.parameters)
+    call(learner, "begin_task", update=4)
+    assert changed(learner, before) == {f"{layer}.{p}" for layer in layers for p in ("weight", "bias")}
+
+
+def test_without_parts_a_run_is_the_plain_one():
+    """So that a file may list the strategy, and a binding switch it on."""
+    nothing = Reset(parts=[])
+    assert not nothing.needs_task_boundaries
+    state, plain = (run(tiny_population(strategies, steps_per_task=2), 4) for strategies in ([nothing], []))
+    assert all(torch.equal(value, plain["parameters"][name]) for name, value in state["parameters"].items())
+    assert state["online"]["reinitialized_weights"].tolist() == [0, 0]
 
 
 def test_new_values_come_from_the_initial_records_and_are_not_the_first_ones():
@@ -137,11 +175,13 @@ def test_what_the_network_lacks_is_refused_before_training():
     population = tiny_population(module=Tensors({"a": (2,)}))
     with pytest.raises(UserError, match=r"Tensors does not show which layer is its head"):
         Reset(parts=["head"]).check(population)
-    with pytest.raises(UserError, match=r'strategies.Reset.parts has "norms", but Tensors has no normalisation'):
-        Reset(parts=["norms"]).check(population)
+    lacking = {"norms": "normalisation", "attention": "attention layer", "mlp_blocks": "MLP block"}
+    for part, layer in lacking.items():
+        with pytest.raises(UserError, match=f'strategies.Reset.parts has "{part}", but Tensors has no {layer}'):
+            Reset(parts=[part]).check(population)
 
 
-@pytest.mark.parametrize("parts", [[], "head", None, ["heads"]])
+@pytest.mark.parametrize("parts", ["head", None, ["heads"]])
 def test_wrong_parts_are_refused(parts):
     with pytest.raises(UserError, match=r"strategies.Reset.parts is"):
         Reset(parts=parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,13 +19,34 @@ def numbered(examples: int = 50, classes: int = 5, test: int = 20) -> Dataset:
 
     So an example and a permutation can be read off what a stream hands out.
     """
-    inputs, labels = {}, {}
-    for split, first, count in (("train", 0, examples), ("test", 200, test)):
+    labels = {"train": torch.arange(examples) % classes, "test": torch.arange(test) % classes}
+    return with_numbers(labels, classes)
+
+
+def uneven(train: Sequence[int], test: Sequence[int]) -> Dataset:
+    """The same of classes that have so many images each, in a mixed order."""
+    labels = {}
+    for split, counts in (("train", train), ("test", test)):
+        of_class = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        mixed = torch.randperm(len(of_class), generator=torch.Generator().manual_seed(len(of_class)))
+        labels[split] = of_class[mixed]
+    return with_numbers(labels, len(train))
+
+
+def with_numbers(labels: dict[str, Tensor], classes: int) -> Dataset:
+    inputs = {}
+    for split, first in (("train", 0), ("test", 200)):
+        count = len(labels[split])
+        assert first + count <= 256
         images = torch.arange(256, dtype=torch.uint8).repeat(count, 1)
         images[:, 0] = torch.arange(first, first + count)
         inputs[split] = images.view(count, 16, 16)
-        labels[split] = torch.arange(count) % classes
     return Dataset("numbered", inputs, labels, classes)
+
+
+def numbers(inputs: Tensor) -> Tensor:
+    """The examples' numbers, of inputs `[..., 16, 16]` in [0, 1]."""
+    return (inputs[..., 0, 0] * 255).round().long()
 
 
 def generated(**fields: object) -> Dataset:
@@ -32,8 +55,7 @@ def generated(**fields: object) -> Dataset:
 
 
 def clock_at(stream: Stream, step: int) -> Clock:
-    task, in_task = divmod(step, stream.steps_per_task)
-    return Clock(*(torch.tensor(value) for value in (step, task, in_task)))
+    return Clock(*(torch.tensor(value) for value in (step, *stream.locate(step))))
 
 
 def walk(stream: Stream, start: int, stop: int, block: int) -> tuple[Tensor, Tensor]:
@@ -55,6 +77,19 @@ def walk(stream: Stream, start: int, stop: int, block: int) -> tuple[Tensor, Ten
     return torch.cat(inputs), torch.cat(targets)
 
 
+def walk_task(stream: Stream, task: int, block: int = 4) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a whole task."""
+    return walk(stream, stream.task_start(task), stream.task_start(task + 1), block)
+
+
+def boundaries(stream: Stream, stop: int) -> list[int]:
+    """The steps before `stop` at which tables are made anew, 0 included."""
+    found = [0]
+    while (following := stream.next_boundary(found[-1])) < stop:
+        found.append(following)
+    return found
+
+
 def assert_pure(stream: Stream, start: int, stop: int) -> None:
     """Law 2: the same examples in one block, in several, and one by one after a fresh `prepare`."""
     whole = walk(stream, start, stop, stop - start)
@@ -65,13 +100,21 @@ def assert_pure(stream: Stream, start: int, stop: int) -> None:
         assert torch.equal(whole[0], other[0]) and torch.equal(whole[1], other[1])
 
 
-def assert_independent(make: object, start: int, stop: int, probe: int) -> None:
+def assert_resumes(make: Callable[[Tensor], Stream], step: int, stop: int) -> None:
+    """A stream made anew in the middle of a task goes on with the same batches: nothing is remembered."""
+    stream = make(SEEDS)
+    walk(stream, 0, step, 3)
+    for ours, theirs in zip(walk(stream, step, stop, 2), walk(make(SEEDS), step, stop, stop - step), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def assert_independent(make: Callable[[Tensor], Stream], start: int, stop: int, probe: int) -> None:
     """Law 1: replica r alone is replica r among others, bit for bit; and as a slice of the others' tables."""
-    together: Stream = make(SEEDS)  # type: ignore[operator]
+    together = make(SEEDS)
     x, y = walk(together, start, stop, 4)
     for r in range(len(SEEDS)):
         one = slice(r, r + 1)
-        alone: Stream = make(SEEDS[one])  # type: ignore[operator]
+        alone = make(SEEDS[one])
         mine = walk(alone, start, stop, 4)
         assert torch.equal(x[:, one], mine[0]) and torch.equal(y[:, one], mine[1])
         assert_same(slice_replicas(together.prepare(start), one), alone.prepare(start))
@@ -85,6 +128,15 @@ def assert_independent(make: object, start: int, stop: int, probe: int) -> None:
 def assert_same(one: Tree, other: Tree) -> None:
     assert one.keys() == other.keys()
     map_tree(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0), one, other)
+
+
+def assert_tables_keep_their_shapes(stream: Stream, stop: int) -> None:
+    """Nothing has to be compiled twice."""
+    shapes = {
+        tuple((name, table.shape, table.stride(), table.dtype) for name, table in stream.prepare(step).items())
+        for step in boundaries(stream, stop)
+    }
+    assert len(shapes) == 1
 
 
 def compiled_equals_eager(stream: Stream, start: int, n: int) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from torch import Tensor
 
 from lopbench.errors import UserError
 from lopbench.protocols import Dataset, Problem
-from lopbench.streams import PermutedInputs, PermutedLabels, RandomLabels
+from lopbench.streams import HorizontalFlip, PermutedInputs, PermutedLabels, RandomCrop, RandomLabels, Stationary
+from lopbench.streams.augmentations import rearranged, source_pixels
 from tests.streams.common import (
     SEEDS,
     assert_independent,
     assert_pure,
+    assert_resumes,
+    assert_tables_keep_their_shapes,
+    boundaries,
     clock_at,
     compiled_equals_eager,
     generated,
     numbered,
+    numbers,
     walk,
+    walk_task,
 )
 
 
@@ -43,10 +52,7 @@ STREAMS = {
 def test_what_is_seen_at_a_step_does_not_depend_on_how_it_was_reached(name):
     stream = STREAMS[name](SEEDS)
     assert_pure(stream, 0, 2 * stream.steps_per_task + 5)
-    fresh = STREAMS[name](SEEDS)  # a resume: nothing is remembered of the steps before
-    late = stream.steps_per_task + 3
-    for ours, theirs in zip(walk(stream, late, late + 6, 2), walk(fresh, late, late + 6, 6), strict=True):
-        assert torch.equal(ours, theirs)
+    assert_resumes(STREAMS[name], stream.steps_per_task + 3, stream.steps_per_task + 9)
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -58,20 +64,20 @@ def test_a_replica_sees_the_same_alone_and_among_others(name):
 def test_each_example_is_shown_once_an_epoch_in_a_fresh_order(batch_size):
     stream = plain(numbered(50), batch_size=batch_size, epochs_per_task=3)
     steps = 50 // batch_size
-    assert stream.steps_per_task == 3 * steps and stream.steps_per_epoch == steps
+    assert stream.steps_per_task == 3 * steps and stream.epoch_length(0) == steps
     inputs, labels = walk(stream, 0, 3 * steps, 4)
-    numbers = (inputs[:, :, :, 0, 0] * 255).round().long()
-    assert torch.equal(labels, numbers % 5)
-    epochs = numbers.view(3, steps, len(SEEDS), batch_size).movedim(2, 1).flatten(2)  # [epoch, R, 50]
+    shown = numbers(inputs)
+    assert torch.equal(labels, shown % 5)
+    epochs = shown.view(3, steps, len(SEEDS), batch_size).movedim(2, 1).flatten(2)  # [epoch, R, 50]
     assert torch.equal(epochs.sort(dim=-1).values, torch.arange(50).expand(3, len(SEEDS), -1))
     assert len({tuple(order.tolist()) for order in epochs.flatten(0, 1)}) == 3 * len(SEEDS)
 
 
 def test_a_remainder_is_left_out_of_an_epoch_and_another_one_of_the_next():
     stream = plain(numbered(50), batch_size=16, epochs_per_task=2)
-    assert stream.steps_per_epoch == 3
-    numbers = (walk(stream, 0, 6, 1)[0][:, 0, :, 0, 0] * 255).round().long().view(2, 48)
-    missing = [set(range(50)) - set(epoch.tolist()) for epoch in numbers]
+    assert stream.epoch_length(0) == 3
+    shown = numbers(walk(stream, 0, 6, 1)[0][:, 0]).view(2, 48)
+    missing = [set(range(50)) - set(epoch.tolist()) for epoch in shown]
     assert len(missing[0]) == len(missing[1]) == 2 and missing[0] != missing[1]
 
 
@@ -88,21 +94,19 @@ def test_a_remainder_is_left_out_of_an_epoch_and_another_one_of_the_next():
 def test_cursor_that_ends_an_epoch_early(examples, batch_size, steps, batches, reshuffles):
     data = generated(train_size=examples)
     stream = plain(data, batch_size=batch_size, steps_per_task=steps, drop_tail_early=True)
-    assert stream.steps_per_epoch == batches
-    boundaries = [0]
-    while boundaries[-1] < 2 * steps:
-        boundaries.append(stream.next_boundary(boundaries[-1]))
-    assert steps in boundaries and boundaries[-1] == 2 * steps  # a task begins with a new epoch
-    assert sum(boundary < steps for boundary in boundaries) == reshuffles
+    assert stream.epoch_length(0) == batches
+    starts = boundaries(stream, 2 * steps)
+    assert steps in starts  # a task begins with a new epoch
+    assert sum(start < steps for start in starts) == reshuffles
 
 
 def test_the_last_epoch_of_a_task_is_cut_and_the_next_task_begins_anew():
     stream = plain(numbered(50), batch_size=10, steps_per_task=7)
     assert [stream.next_boundary(step) for step in (0, 4, 5, 6, 7, 13)] == [5, 5, 7, 7, 12, 14]
-    numbers = (walk(stream, 0, 12, 1)[0][:, 0, :, 0, 0] * 255).round().long()
-    for epoch in (numbers[:5], numbers[7:]):
+    shown = numbers(walk(stream, 0, 12, 1)[0][:, 0])
+    for epoch in (shown[:5], shown[7:]):
         assert torch.equal(epoch.flatten().sort().values, torch.arange(50))
-    assert len(set(numbers[5:7].flatten().tolist())) == 20
+    assert len(set(shown[5:7].flatten().tolist())) == 20
 
 
 def test_one_order_a_task_is_cycled_where_epochs_are_not_reshuffled():
@@ -114,16 +118,15 @@ def test_one_order_a_task_is_cycled_where_epochs_are_not_reshuffled():
 
 def test_a_short_task_shows_a_random_part():
     stream = plain(numbered(50), batch_size=1, steps_per_task=20)
-    numbers = (walk(stream, 0, 40, 5)[0][:, 0, 0, 0, 0] * 255).round().long().view(2, 20)
-    assert all(len(set(task.tolist())) == 20 for task in numbers)
-    assert set(numbers[0].tolist()) != set(numbers[1].tolist())
+    tasks = numbers(walk(stream, 0, 40, 5)[0][:, 0, 0]).view(2, 20)
+    assert all(len(set(task.tolist())) == 20 for task in tasks)
+    assert set(tasks[0].tolist()) != set(tasks[1].tolist())
 
 
 @pytest.mark.parametrize("resample", [False, True])
 def test_a_subset_is_kept_or_drawn_anew_for_each_task(resample):
     stream = plain(numbered(50), batch_size=5, examples_per_task=15, resample_examples=resample)
-    numbers = (walk(stream, 0, 9, 2)[0][:, :, :, 0, 0] * 255).round().long()
-    tasks = numbers.view(3, 3, len(SEEDS), 5).movedim(2, 1).flatten(2)
+    tasks = numbers(walk(stream, 0, 9, 2)[0]).view(3, 3, len(SEEDS), 5).movedim(2, 1).flatten(2)
     shown = [[frozenset(tasks[k, r].tolist()) for k in range(3)] for r in range(len(SEEDS))]
     assert all(len(some) == 15 for replica in shown for some in replica)
     assert all(len(set(replica)) == (3 if resample else 1) for replica in shown)
@@ -144,20 +147,71 @@ def test_probe(make, split):
         return
     if make is PermutedInputs:  # the entry that holds the number, and so the permutation, are the task's
         places = stream.prepare(12)["permutation"].argsort(dim=-1)[:, 0]
-        numbers = (inputs.flatten(2)[torch.arange(3), :, places] * 255).round().long() - 200
-        assert torch.equal(labels, numbers % 5)
+        shown = (inputs.flatten(2)[torch.arange(3), :, places] * 255).round().long() - 200
+        assert torch.equal(labels, shown % 5)
     else:
-        numbers = (inputs[:, :, 0, 0] * 255).round().long() - 200
-        names = torch.stack([y[:, (x[0, :, 0, 0] * 255).round().long() % 5 == c][:, 0] for c in range(5)], 1)
-        assert torch.equal(labels[0], names[0][numbers[0] % 5])
-    assert numbers.min() >= 0 and all(len(set(row.tolist())) == 18 for row in numbers)
+        shown = numbers(inputs) - 200
+        names = torch.stack([y[:, numbers(x[0]) % 5 == c][:, 0] for c in range(5)], 1)
+        assert torch.equal(labels[0], names[0][shown[0] % 5])
+    assert shown.min() >= 0 and all(len(set(row.tolist())) == 18 for row in shown)
 
 
 def test_a_probe_may_be_longer_than_a_short_task_but_not_than_the_data():
     stream = plain(numbered(50), batch_size=2, steps_per_task=3)
     assert stream.probe("train", 50, 0)[0].shape[1] == 50
+    assert (stream.probe_count("train", 0), stream.probe_count("test", 1)) == (50, 20)
     with pytest.raises(UserError, match=r"A probe of 51 examples is more than the 50 train examples .*PermutedLabels"):
         stream.probe("train", 51, 0)
+
+
+def test_a_list_of_lengths_has_one_for_each_task():
+    stream = plain(numbered(50), batch_size=10, steps_per_task=[7, 2, 12], tasks=3)
+    assert [stream.task_length(task) for task in range(3)] == [7, 2, 12]
+    assert [stream.epoch_length(task) for task in range(3)] == [5, 2, 5]
+    assert boundaries(stream, 21) == [0, 5, 7, 9, 14, 19]
+    assert_pure(stream, 0, 21)
+    assert_tables_keep_their_shapes(stream, 21)
+    again = dataclasses.replace(stream, seeds=SEEDS[:1])  # as a population makes its stream of a variant's
+    assert again.steps_per_task == (7, 2, 12)
+    assert torch.equal(walk(again, 3, 21, 4)[0], walk(stream, 3, 21, 4)[0][:, :1])
+    for task, length in enumerate((7, 2, 12)):  # each task begins with a new epoch
+        shown = numbers(walk_task(stream, task)[0][:, 0])
+        assert len(set(shown[:5].flatten().tolist())) == 10 * min(5, length)
+
+
+AUGMENTATIONS = [HorizontalFlip, RandomCrop(padding=2, padding_mode="constant")]
+
+
+def augmented(seeds: Tensor, shape: tuple[int, ...] = (3, 8, 8), **fields: object) -> PermutedLabels:
+    fields = {"batch_size": 6, "steps_per_task": 9, "scaling": "centred", "augmentations": AUGMENTATIONS, **fields}
+    return PermutedLabels(generated(shape=shape), seeds, torch.float64, **fields)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8)])
+def test_training_images_are_augmented_after_scaling_each_step_in_its_own_way(shape):
+    stream, plain_stream = augmented(SEEDS, shape), augmented(SEEDS, shape, augmentations=())
+    (x, y), (plain_x, plain_y) = walk(stream, 2, 15, 4), walk(plain_stream, 2, 15, 4)
+    index, inside = source_pixels(stream.augmentations, SEEDS, torch.arange(2, 15), 6, 8, 8)
+    assert torch.equal(x, rearranged(plain_x, index, inside)) and torch.equal(y, plain_y)
+    assert not inside.all() and (x == 0).any() and not (plain_x == 0).any()  # scaled, no pixel is 0 but those outside
+    for split in ("train", "test"):
+        assert all(map(torch.equal, stream.probe(split, 9, 1), plain_stream.probe(split, 9, 1)))
+
+
+def test_augmented_batches_are_pure_and_each_replica_has_its_own():
+    assert_pure(augmented(SEEDS), 0, 20)
+    assert_resumes(augmented, 12, 17)
+    assert_independent(augmented, 0, 18, probe=5)
+    assert_tables_keep_their_shapes(augmented(SEEDS), 30)
+
+
+def test_inputs_are_permuted_after_augmentation():
+    fields = {"batch_size": 6, "augmentations": AUGMENTATIONS}
+    permuted = PermutedInputs(generated(shape=(8, 8)), SEEDS, torch.float64, **fields)
+    as_they_are = Stationary(generated(shape=(8, 8)), SEEDS, torch.float64, **fields)
+    place = permuted.prepare(0)["permutation"][None, :, None].expand(2, -1, 6, -1)
+    expected = walk(as_they_are, 0, 2, 2)[0].flatten(3).gather(3, place)
+    assert torch.equal(walk(permuted, 0, 2, 2)[0].flatten(3), expected)
 
 
 def test_scalings():
@@ -194,13 +248,10 @@ def test_steps_past_a_boundary_are_valid_batches():
     assert labels.min() >= 0 and labels.max() < 4 and labels.dtype == torch.int64
 
 
-def test_tables_keep_their_shapes_so_that_nothing_is_compiled_twice():
-    for make in STREAMS.values():
-        stream, step, shapes = make(SEEDS), 0, set()
-        while step < 3 * stream.steps_per_task:
-            shapes.add(tuple((name, table.shape, table.dtype) for name, table in stream.prepare(step).items()))
-            step = stream.next_boundary(step)
-        assert len(shapes) == 1
+@pytest.mark.parametrize("name", STREAMS)
+def test_tables_keep_their_shapes(name):
+    stream = STREAMS[name](SEEDS)
+    assert_tables_keep_their_shapes(stream, 3 * stream.steps_per_task)
 
 
 @pytest.mark.parametrize("name", ["permuted inputs", "random labels"])
@@ -225,6 +276,13 @@ def test_compiled(name):
         ),
         ({"scaling": "standart"}, r"scaling is 'standart'.*Did you mean standard"),
         ({"permute_first_task": 1}, r"streams\.PermutedInputs\.permute_first_task is 1: it must be True or False\."),
+        ({"steps_per_task": [5, 5], "tasks": 3}, r"steps_per_task is \[5, 5\], but .*tasks is 3: bind one length a task"),
+        ({"steps_per_task": (5, 0), "tasks": 2}, r"streams\.PermutedInputs\.steps_per_task is 0"),
+        ({"augmentations": HorizontalFlip}, r"streams\.PermutedInputs\.augmentations is .*it must be a list"),
+        (
+            {"augmentations": [HorizontalFlip], "data": generated(shape=(784,))},
+            r"streams\.PermutedInputs\.augmentations is for images, .* the examples have shape \(784,\)",
+        ),
         ({"data": None}, r"streams\.PermutedInputs shows a data set: bind run\.source"),
     ],
 )

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,29 @@ def test_cifar_is_handed_out_channels_first(tmp_path, monkeypatch):
         UserError, match=r"sources\.CIFAR10: the files of CIFAR10 in .*cifar-10-batches-py are incomplete"
     ):
         CIFAR10(download=False).load(str(tmp_path), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"train": b"half of it"},
+            r"the files of CIFAR100 in .*cifar-100-python are incomplete or damaged \(.+\): delete",
+        ),
+        (
+            {"train": b"half of it", "test": b"", "meta": b"wrong"},
+            r"the files of CIFAR100 in .*cifar-100-python are incomplete or damaged \(.+\): delete",
+        ),
+        ({}, r"there is no CIFAR100 in .*cifar-100-python, and sources\.CIFAR100\.download is False"),
+    ],
+)
+def test_a_partial_download_of_cifar(files, message, tmp_path):
+    (tmp_path / "cifar-100-python").mkdir()
+    (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"the beginning of the archive")
+    for name, content in files.items():
+        (tmp_path / "cifar-100-python" / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"^sources\.CIFAR100: {message}"):
+        CIFAR100(download=False).load(str(tmp_path), "cpu")
 
 
 @pytest.mark.parametrize("source", [MNIST, FashionMNIST, KMNIST, EMNIST, CIFAR10, CIFAR100])
@@ -205,10 +229,44 @@ def test_image_folder(grey, tmp_path):
     assert ImageFolder(str(tmp_path / "set")).load(None, "cpu").shape == (3, 32, 32)  # an absolute path
 
 
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
+def test_images_of_any_mode_become_grey_or_colour(mode, grey, tmp_path):
+    """A dark left and a bright right half, stored in every way that PNG and JPEG files know."""
+    from PIL import Image
+
+    halves = np.zeros((8, 8), np.uint8)
+    halves[:, 4:] = 255
+    image = Image.fromarray(halves)
+    image = Image.fromarray(halves.astype(np.uint16) * 200) if mode == "I;16" else image.convert(mode)
+    suffix = "jpg" if mode == "CMYK" else "png"
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / f"1.{suffix}", **({"quality": 100} if suffix == "jpg" else {}))
+    with Image.open(tmp_path / "a" / f"1.{suffix}") as stored:
+        assert stored.mode == mode
+    inputs = ImageFolder(".", size=8, grey=grey).load(str(tmp_path), "cpu").inputs["train"]
+    bright = 255 * 200 // 256 if mode == "I;16" else 255
+    expected = torch.tensor([0.0] * 4 + [bright] * 4).expand(2, *(() if grey else (3,)), 8, 8)
+    torch.testing.assert_close(inputs.float(), expected, rtol=0, atol=2)
+
+
 def test_image_folder_without_splits(tmp_path):
     write_images(tmp_path, {"a": ["1.png"], "b": ["2.png"]})
     data = ImageFolder(".", size=8).load(str(tmp_path), "cpu")
     assert list(data.inputs) == ["train"] and data.labels["train"].tolist() == [0, 1]
+
+
+@pytest.mark.skipif(not (DATA / "cifar10_small.tar.gz").is_file(), reason="cifar10_small.tar.gz is not at hand")
+def test_a_folder_of_real_photographs(tmp_path):
+    with tarfile.open(DATA / "cifar10_small.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    data = ImageFolder("cifar10_small").load(str(tmp_path), "cpu")
+    assert data.classes == 10 and data.shape == (3, 32, 32)
+    for split, count in (("train", 600), ("test", 100)):
+        assert torch.equal(data.labels[split].bincount(), torch.full((10,), count))
+    assert data.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=0.01)  # those of CIFAR-10
+    assert data.std == pytest.approx((0.247, 0.243, 0.261), abs=0.01)
 
 
 def test_image_folder_refusals(tmp_path):

@@ -1,0 +1,98 @@
+"""The analysis of saved networks: metrics measured on a run's checkpoints, as the run itself would have measured them.
+
+Both papers analyse their incremental image runs in this way: dormant units and ranks of the network that begins a
+task, on images of the classes to come and of those before (Dohare et al. 2024; Hernandez-Garcia et al. 2025, who also
+measure weight magnitudes by kind of layer, and of the final network).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lopbench import checkpoint, config
+from lopbench.errors import require
+from lopbench.executors import choose
+from lopbench.experiment import build, loader, name_of, resolve_device
+from lopbench.loggers.table import Table
+from lopbench.probing import measure
+from lopbench.protocols import Tree
+from lopbench.training import as_records
+from lopbench.variants import Group, Surroundings, group
+
+FOLDER = "remeasured"
+
+
+def remeasure(
+    workdir: str | Path,
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    data_dir: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Measure a run's checkpoints, write the values to `workdir`/remeasured, and print how many there are.
+
+    A metric that the run measured itself gives the same values, on a CPU to the bit.
+    Raises `UserError` if there is no run, no checkpoint or no metric, if a file is damaged, or if the config with
+    `bindings` makes other replicas or networks than a population's first checkpoint holds. Until these are found
+    to fit, what an earlier call wrote stays.
+    """
+    workdir = Path(workdir)
+    config_file = workdir / "config.gin"
+    require(config_file.is_file(), f"There is no run in {workdir}: it holds no config.gin.")
+    saved = checkpoint.saved(workdir)
+    require(bool(saved), f"There are no checkpoints in {workdir}: a run saves them where run.checkpoints is 'tasks'.")
+    where = resolve_device(device)
+    request = config.read([str(config_file.absolute())], bindings, search_paths)
+    groups = group(build(request, Surroundings(where, loader(data_dir, where)))[0])
+    require(any(g.plan.metrics for g in groups), "run.metrics is empty: bind it to what shall be measured.")
+    for number, paths in saved.items():
+        require(number < len(groups), f"{paths[0].parent} is no population of the config, which makes {len(groups)}.")
+        _check_fits(paths[0], groups[number])
+
+    table = Table(workdir, [replica for g in groups for replica in g.replicas], folder=FOLDER)
+    for number, paths in saved.items():
+        before = table.rows
+        _measure_population(groups[number], paths, table)
+        names, rows = ", ".join(groups[number].names), table.rows - before
+        print(f"population {number} ({names}): {len(paths)} checkpoints, {rows:,} rows")
+    table.close()
+    print(f"results:     {table.folder}, {table.rows:,} rows")
+
+
+def _check_fits(path: Path, g: Group) -> None:
+    """Raise `UserError` with the first difference between what was saved and what the config makes."""
+    found = checkpoint.load(path)
+    count, made = len(found.replicas), len(g.replicas)
+    require(count == made, f"{path} holds {count} replicas where the config makes {made}.")
+    for theirs, ours in zip(found.replicas, g.replicas, strict=True):
+        require(theirs == ours, f"{path} holds {name_of(theirs)} where the config makes {name_of(ours)}.")
+    population = g.population()
+    saved = _shapes(found.state)
+    built = _shapes({"parameters": population.initial_parameters(), "buffers": population.initial_buffers()})
+    for name in [*built, *saved]:
+        here, there = saved.get(name, "missing"), built.get(name, "missing")
+        require(here == there, f"In {path} {name} is {here}, and in the network that the config makes {there}.")
+
+
+def _shapes(state: Tree) -> dict[str, str]:
+    """What the networks consist of: `{"parameters/hidden.0.weight": "float32 [2, 5, 16]"}`."""
+    return {
+        f"{branch}/{name}": f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}"
+        for branch in ("parameters", "buffers")
+        for name, leaf in state[branch].items()
+    }
+
+
+def _measure_population(g: Group, paths: Sequence[Path], table: Table) -> None:
+    """Measure one checkpoint after another; one state is held at a time."""
+    population = g.population()
+    # as many threads as the run had: the last bits of a sum depend on it
+    torch.set_num_threads(choose(population, g.plan.steps, "eager").threads)
+    for path in tqdm(paths, disable=None, leave=False):
+        found = checkpoint.load(path, population.device)
+        values = measure(population, found.state, g.plan.metrics, found.task, found.step)
+        table.write(g.replicas, as_records(values, found.state, found.step, found.task))
