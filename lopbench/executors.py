@@ -29,8 +29,9 @@ from lopbench.protocols import Clock, Tree
 
 EXECUTORS = ("auto", "eager", "compiled", "looped", "looped_compiled")
 
-#: Fewer steps than this are not worth the seconds that compiling takes.
+#: Fewer steps than this, with fewer multiply-adds in all their forward passes, are not worth the time of compiling.
 COMPILE_FROM_STEPS = 4000
+COMPILE_FROM_WORK = 1e12
 #: Above this many parameters a CPU is faster replica by replica: matrix products fill it, stacking only adds traffic.
 LOOP_FROM_PARAMETERS = 2_000_000
 
@@ -123,21 +124,24 @@ def choose(population: Population, steps: int, executor: str = "auto", block_ste
     )
     missing = missing_compiler(population.device)
     parameters = sum(parameter.numel() for parameter in population.module.parameters())
+    convolving = convolves(population.module)
+    alone = multiply_adds(population) * getattr(population.stream, "batch_size", 1)  # of one replica's forward pass
     reason = "as run.executor says"
     if executor == "auto":
-        large = parameters >= LOOP_FROM_PARAMETERS or convolves(population.module)
+        large = parameters >= LOOP_FROM_PARAMETERS or convolving
         looped = population.device.type == "cpu" and population.replicas > 1 and large
-        compiled = missing is None and steps >= COMPILE_FROM_STEPS
+        worth_it = steps >= COMPILE_FROM_STEPS or steps * alone * population.replicas >= COMPILE_FROM_WORK
+        compiled = missing is None and worth_it
         executor = {(0, 0): "eager", (0, 1): "compiled", (1, 0): "looped", (1, 1): "looped_compiled"}[looped, compiled]
         why_eager = missing or f"{steps} steps are too few to be worth compiling"
-        reason = f"{parameters:,} parameters a replica, " + (f"{steps:,} steps" if compiled else why_eager)
+        reason = f"{parameters:,} parameters a replica{', convolutions' if convolving else ''}, "
+        reason += f"{steps:,} steps" if compiled else why_eager
     elif executor.endswith("compiled"):
         require(
             missing is None,
             f"run.executor is {executor!r}, but {missing}. Install one, or leave run.executor at 'auto'.",
         )
-    together = 1 if executor.startswith("looped") else population.replicas
-    work = multiply_adds(population) * together * getattr(population.stream, "batch_size", 1)  # of one call
+    work = alone * (1 if executor.startswith("looped") else population.replicas)  # of one call
     if block_steps is None:
         # many steps unrolled in one compiled call where a step is so small that the call would cost more
         block_steps = (5 if work < 1_000_000 else 2 if work < 10_000_000 else 1) if executor.endswith("compiled") else 1

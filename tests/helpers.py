@@ -151,14 +151,14 @@ def run(population: Population, updates: int, state: Tree | None = None, done: i
     state = initial_state(population) if state is None else state
     block = make_block(population, 1)
     for step in range(done, done + updates):
-        task, step_in_task = divmod(step, population.stream.steps_per_task)
+        task, step_in_task = population.stream.locate(step)
         clock = Clock(*(torch.tensor(value) for value in (step, task, step_in_task)))
         if step and step_in_task == 0:
             state = call_task_hook(population, state, clock, "begin_task", task)
         events = {str(i): event_at(population, i, step + 1) for i in range(len(population.strategies))}
         event = {key: table for key, table in events.items() if table is not None}
         state, _ = block(state, clock, population.stream.prepare(step), event)
-        if (step + 1) % population.stream.steps_per_task == 0:
+        if step_in_task + 1 == population.stream.task_length(task):
             state = call_task_hook(population, state, clock.later(1), "end_task", task)
     return state
 

@@ -354,10 +354,16 @@ def test_compiled_it_is_one_graph_that_agrees_with_the_eager_executor(row: Row, 
 # Parts of every kind --------------------------------------------------------------------------------
 
 IMAGES = Generated(classes=4, shape=(3, 4, 4), train_size=2500, test_size=50)
+OF_IMAGES = Problem((3, 4, 4), 4, "cross_entropy")
 #: constructor arguments of parts that defaults alone don't make
 SETTINGS: dict[str, dict[str, Any]] = {
     "sources.Arrays": {"path": "digits.npz"},
     "sources.ImageFolder": {"path": "pictures", "size": 4},
+    "streams.ClassIncremental": {"classes_per_task": 2},
+    "streams.ClassSequence": {"test_per_class": 10},
+    "architectures.ConvNet": {"channels": (4,), "kernels": (3,), "hidden": (5,)},
+    "architectures.ResNet18": {"width": 2},
+    "architectures.VisionTransformer": {"patch_size": 2, "depth": 1, "heads": 2, "width": 4, "mlp_width": 8},
 }
 
 
@@ -391,7 +397,7 @@ def test_it_is_documented_and_built_alike_from_the_same_settings(kind: str, name
     assert (inspect.getdoc(parts(kind)[name]) or "").splitlines()[0].strip()
     seeds = torch.tensor([3, 2**40 + 1])
     stream = kind == "streams" and {"seeds": seeds, "dtype": torch.float32, "data": _data(parts(kind)[name])}
-    runtime = stream or {"architectures": {"problem": PROBLEM}, "schedules": {"steps_per_task": 5}}.get(kind, {})
+    runtime = stream or {"architectures": {"problem": OF_IMAGES}, "schedules": {"steps_per_task": 5}}.get(kind, {})
     first, second = build(kind, name, **runtime), build(kind, name, **runtime)
     assert repr(first) == repr(second)
     if kind not in ("streams", "architectures"):  # parts that are compared when variants are grouped
@@ -406,8 +412,9 @@ def _data(stream: type) -> Any:
 def test_a_stream_trains_and_keeps_its_shapes(name: str) -> None:
     seeds = torch.tensor([3, 2**40 + 1])
     stream: Stream = build("streams", name, data=_data(parts("streams")[name]), seeds=seeds, dtype=torch.float64)
-    assert isinstance(stream.steps_per_task, int) and stream.steps_per_task >= 3
-    assert 0 < stream.next_boundary(0) <= stream.steps_per_task
+    assert stream.task_length(0) >= 3
+    assert 0 < stream.next_boundary(0) <= stream.task_length(0)
+    assert stream.locate(stream.task_length(0)) == (1, 0) and stream.task_start(1) == stream.task_length(0)
     problem = stream.problem
     inputs, targets = stream.batches(stream.prepare(0), Clock(*[torch.tensor(0)] * 3), 2)
     probe_inputs, probe_targets = stream.probe("train", 5, 0)

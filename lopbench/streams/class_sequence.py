@@ -127,6 +127,6 @@ class ClassSequence(ClassStream):
         return super().probe_count(split, task)
 
     def probe(self, split: str, size: int, task: int, step: int = 0) -> tuple[Tensor, Tensor]:
-        if split == "previous_test" and task:
+        if split == "previous_test" and self.probe_count(split, task) > 0:
             return super().probe("test", size, task - 1, step)
         return super().probe(split, size, task, step)

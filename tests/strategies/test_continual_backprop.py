@@ -155,6 +155,35 @@ def test_only_eligible_units_are_replaced():
     assert learner.state["hidden.0"]["ages"].tolist() == [[1, 7, 0, 21, 4]]
 
 
+@pytest.mark.parametrize("summed, first", [(False, 0), (True, 1)])
+def test_the_released_running_sum_ranks_by_the_activity_of_a_lifetime(summed, first):
+    """M = (1 - d) (a_1 + a_2): 2 of unit 0 and 1.75 of unit 1; their running means are 1.5 and 1.75, over 1 - d^2."""
+    strategy = ContinualBackprop(None, maturity_threshold=0, utility_decay=0.75, upstream_running_sum=summed)
+    activities = torch.tensor([[8.0, 0, 8, 8, -8], [0.0, -7, 8, 8, 8]])
+    learner = hidden_layer(strategy, incoming=ones(5, 4), outgoing=ones(3, 5), feature=activities[:1])
+    call(learner, "after_update", update=1)
+    learner.features = {"hidden.0": activities[None, 1:].double()}
+    learner.event = {"count": torch.tensor([[1]])}
+    strategy.after_update(learner)
+    assert replaced(learner) == [first]
+
+
+def test_the_released_running_sum_neither_decays_nor_starts_afresh():
+    strategy = ContinualBackprop(None, maturity_threshold=0, utility_decay=0.75, upstream_running_sum=True)
+    activities = torch.tensor([[8.0, 0, 8, 8, 8]])
+    learner = hidden_layer(strategy, incoming=ones(5, 4), outgoing=ones(3, 5), feature=activities)
+    learner.event = {"count": torch.tensor([[1]])}
+    for total in (2, 4, 6):
+        strategy.after_update(learner)
+        assert replaced(learner) == [1]
+        assert learner.state["hidden.0"]["activity_sum"].tolist() == [[total, 0, total, total, total]]
+    sizes = torch.tensor([1.0, 9, 2, 0.1, 4])
+    learner.parameters["output.weight"] = sizes.expand(1, 3, 5).double()
+    learner.features = {"hidden.0": ones(1, 1, 5).double()}
+    strategy.after_update(learner)  # by sums 6.25, 0.25, 6.25, 6.25, 6.25 times these sizes
+    assert replaced(learner) == [3]
+
+
 def test_the_random_utility_chooses_every_unit_alike():
     strategy = ContinualBackprop(1 / 5, maturity_threshold=0, utility="random")
     learner = hidden_layer(strategy, incoming=ones(5, 4), outgoing=ones(3, 5), feature=torch.arange(5.0)[None])
@@ -369,11 +398,18 @@ def test_without_learning_the_replacement_of_silent_units_leaves_the_function_as
         ("initialization", "kaiming", "Did you mean kaiming"),
         ("timing", "backward", "after_update, before_update"),
         ("transfer_mean_to_bias", 1, "True or False"),
+        ("upstream_running_sum", None, "True or False"),
     ],
 )
 def test_wrong_values_are_refused_by_name(field, value, words):
     with pytest.raises(UserError, match=f"strategies.ContinualBackprop.{field} is .*{words}"):
         ContinualBackprop(**{field: value})
+
+
+def test_the_running_sum_is_refused_with_a_utility_that_it_does_not_change():
+    words = "upstream_running_sum is True with utility 'weight': it sums the activity in 'contribution'"
+    with pytest.raises(UserError, match=words):
+        ContinualBackprop(utility="weight", upstream_running_sum=True)
 
 
 def test_a_module_without_unit_groups_is_refused_with_the_reason():

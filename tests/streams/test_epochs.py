@@ -276,7 +276,10 @@ def test_compiled(name):
         ),
         ({"scaling": "standart"}, r"scaling is 'standart'.*Did you mean standard"),
         ({"permute_first_task": 1}, r"streams\.PermutedInputs\.permute_first_task is 1: it must be True or False\."),
-        ({"steps_per_task": [5, 5], "tasks": 3}, r"steps_per_task is \[5, 5\], but .*tasks is 3: bind one length a task"),
+        (
+            {"steps_per_task": [5, 5], "tasks": 3},
+            r"steps_per_task is \[5, 5\], but .*tasks is 3: bind one",
+        ),
         ({"steps_per_task": (5, 0), "tasks": 2}, r"streams\.PermutedInputs\.steps_per_task is 0"),
         ({"augmentations": HorizontalFlip}, r"streams\.PermutedInputs\.augmentations is .*it must be a list"),
         (
