@@ -31,7 +31,7 @@ EXECUTORS = ("auto", "eager", "compiled", "looped", "looped_compiled")
 
 #: Fewer steps than this, with fewer multiply-adds in all their forward passes, are not worth the time of compiling.
 COMPILE_FROM_STEPS = 4000
-COMPILE_FROM_WORK = 1e12
+COMPILE_FROM_WORK = 4e12
 #: Above this many parameters a CPU is faster replica by replica: matrix products fill it, stacking only adds traffic.
 LOOP_FROM_PARAMETERS = 2_000_000
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 import lopbench
+from lopbench.architectures.crelu import check_crelu, concatenated_relu, units_of
 from lopbench.architectures.layers import ACTIVATIONS, LayerNorm
 from lopbench.checks import check_bool, check_choice, check_number
 from lopbench.errors import require
@@ -83,7 +83,7 @@ class MLP(nn.Module):
         self._check_additions(layer_norm_reparameterized, layer_norm_epsilon)
 
         self.width, self.depth = width, depth
-        self.units = self._units()
+        self.units = units_of(width, crelu, crelu_fraction_removed)
         self.tile = 2 if crelu else 1
         sizes = [math.prod(problem.input_shape), *[self.tile * self.units] * depth]
         self.hidden = nn.ModuleList(nn.Linear(size, self.units) for size in sizes[:-1])
@@ -93,27 +93,11 @@ class MLP(nn.Module):
 
     def _check_activation(self, width: int) -> None:
         check_choice(self, "activation", self.activation, ACTIVATIONS)
-        check_bool(self, "crelu", self.crelu)
-        where = "architectures.MLP"
+        check_crelu(self, self.crelu, self.crelu_fraction_removed, {"width": width})
         require(
             not self.crelu or self.activation == "relu",
-            f"{where}.crelu is True with activation {self.activation!r}: CReLU is [relu(z), relu(-z)], "
+            f"architectures.MLP.crelu is True with activation {self.activation!r}: CReLU is [relu(z), relu(-z)], "
             "so activation must be 'relu'.",
-        )
-        removed = self.crelu_fraction_removed
-        if removed is not None:
-            check_number(self, "crelu_fraction_removed", removed, at_least=0, below=1)
-        require(
-            self.crelu or removed is None,
-            f"{where}.crelu_fraction_removed is {removed} but crelu is False: bind crelu = True, or leave it None.",
-        )
-        require(
-            not self.crelu or removed is not None or width % 2 == 0,
-            f"{where}.width is {width}: CReLU without crelu_fraction_removed halves it, so it must be even.",
-        )
-        require(
-            removed is None or int((1 - removed) * width) >= 1,
-            f"{where}.crelu_fraction_removed is {removed}: of a width of {width} it leaves no unit.",
         )
 
     def _check_initialization(self) -> None:
@@ -145,12 +129,6 @@ class MLP(nn.Module):
             "use 'post'.",
         )
 
-    def _units(self) -> int:
-        if not self.crelu:
-            return self.width
-        removed = self.crelu_fraction_removed
-        return self.width // 2 if removed is None else int((1 - removed) * self.width)
-
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Outputs `[B, outputs]` and the hidden activations `[B, F]` by name, for inputs `[B, *input_shape]`."""
         h, residual, features = x.flatten(1), None, {}
@@ -170,7 +148,7 @@ class MLP(nn.Module):
         return self.output(h), features
 
     def _activate(self, z: Tensor) -> Tensor:
-        return torch.relu(torch.cat((z, -z), dim=-1)) if self.crelu else ACTIVATIONS[self.activation](z)
+        return concatenated_relu(z) if self.crelu else ACTIVATIONS[self.activation](z)
 
     def initial_records(self) -> dict[str, Initial]:
         """The record of every parameter, by name."""

@@ -92,6 +92,9 @@ class ContinualBackprop(Strategy):
         network that saw the batch, and no layer's utility sees another's replacement.
     clear_optimizer: whether the optimizer's state of all replaced entries starts afresh (as the paper's Adam;
         its released code leaves momentum buffers of SGD as they are).
+    upstream_running_sum: with "contribution" only: rank by O_i M_i instead of u^_i, with O_i the mean of |outgoing
+        weights| at the replacement and M_i <- M_i + (1 - d) <|h_i|> a sum that neither decays nor starts afresh, so
+        that a replaced unit inherits its predecessor's. The released code of incremental CIFAR-100 ranked so.
     """
 
     replacement_rate: PerReplica[float | None] = 1e-4
@@ -104,6 +107,7 @@ class ContinualBackprop(Strategy):
     initialization: str = "record"
     timing: str = "after_update"
     clear_optimizer: bool = True
+    upstream_running_sum: bool = False
 
     reports: ClassVar[tuple[str, ...]] = REPORTS
 
@@ -118,6 +122,12 @@ class ContinualBackprop(Strategy):
         check_choice(self, "initialization", self.initialization, INITIALIZATIONS)
         check_choice(self, "timing", self.timing, TIMINGS)
         check_bool(self, "clear_optimizer", self.clear_optimizer)
+        check_bool(self, "upstream_running_sum", self.upstream_running_sum)
+        require(
+            not self.upstream_running_sum or self.utility == "contribution",
+            f"strategies.ContinualBackprop.upstream_running_sum is True with utility {self.utility!r}: it sums the "
+            "activity in 'contribution', so bind that, or leave it False.",
+        )
 
     def check(self, population: Population) -> None:
         check_unit_groups("ContinualBackprop", population)
@@ -126,12 +136,14 @@ class ContinualBackprop(Strategy):
                 _check_transfer(population, group)
 
     def init(self, learner: Learner) -> Tree:
-        """Per group: `ages` int64 and u `[R, units]`, f `[R, units, tile]`, the latter two where they are needed."""
+        """Per group: `ages` int64, u or M `[R, units]`, f `[R, units, tile]`; all but `ages` where they are needed."""
         state: Tree = {}
         for group in learner.groups:
             ages = torch.zeros(learner.replicas, group.units, dtype=torch.int64, device=learner.seeds.device)
             memory = {"ages": ages}
-            if self.utility != "random":
+            if self.upstream_running_sum:
+                memory["activity_sum"] = ages.to(learner.population.dtype)
+            elif self.utility != "random":
                 memory["utility"] = ages.to(learner.population.dtype)
             if self._needs_mean:
                 mean = ages.to(learner.population.dtype)[..., None]
@@ -182,18 +194,26 @@ class ContinualBackprop(Strategy):
             mean = mean_activation(group, learner.features[group.feature])
             memory["mean_activation"] = decay[..., None] * memory["mean_activation"] + (1 - decay[..., None]) * mean
             mean = _corrected_mean(learner, memory)
-        if self.utility != "random":
+        if self.upstream_running_sum:
+            memory["activity_sum"] = memory["activity_sum"] + (1 - decay) * unit_utility("activation", learner, group)
+        elif self.utility != "random":
             utility = unit_utility(self.utility, learner, group, mean)
             memory["utility"] = decay * memory["utility"] + (1 - decay) * utility
         return memory
 
     def _least_useful(self, learner: Learner, group: UnitGroup, count: Tensor) -> Tensor:
-        """Bool `[R, units]`: the `count` eligible units of lowest corrected utility."""
+        """Bool `[R, units]`: the `count` eligible units that rank lowest."""
+        eligible = learner.state[group.name]["ages"] > learner.hyper["maturity_threshold"][:, None]
+        return lowest(self._ranking(learner, group), eligible, count)
+
+    def _ranking(self, learner: Learner, group: UnitGroup) -> Tensor:
+        """What the units are ranked by `[R, units]`: the corrected utility u^ but for the two exceptions."""
         memory = learner.state[group.name]
-        eligible = memory["ages"] > learner.hyper["maturity_threshold"][:, None]
         if self.utility == "random":
-            return lowest(unit_utility("random", learner, group), eligible, count)
-        return lowest(memory["utility"] / _correction(learner, memory), eligible, count)
+            return unit_utility("random", learner, group)
+        if self.upstream_running_sum:
+            return unit_utility("weight", learner, group) * memory["activity_sum"]
+        return memory["utility"] / _correction(learner, memory)
 
     def _replace(self, learner: Learner, group: UnitGroup, units: Tensor) -> None:
         memory = dict(learner.state[group.name])
@@ -202,7 +222,8 @@ class ContinualBackprop(Strategy):
         record = fresh_record(self.initialization, learner, group)
         learner.replace_units(group, units, record, clear=self.clear_optimizer)
         for slot, value in memory.items():
-            memory[slot] = value.masked_fill(units[..., None] if value.dim() > 2 else units, 0)
+            if slot != "activity_sum":
+                memory[slot] = value.masked_fill(units[..., None] if value.dim() > 2 else units, 0)
         learner.state[group.name] = memory
 
 
