@@ -80,10 +80,11 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: S
     variants = dict[str, tuple[str, ...]]({files[0].stem: ()})
     if VARIANTS in plans:
         variants = _checked_variants(plans[VARIANTS])
-    if GRID in plans:
-        variants = sweep.expand(variants, plans[GRID], named=VARIANTS in plans)
-        _check_not_swept(plans[GRID], last)
     own = {name: reader.variant(name, lines) for name, lines in variants.items()}
+    if GRID in plans:
+        _check_not_swept(plans[GRID], [*last, *(binding for found in own.values() for binding in found)])
+        variants = sweep.expand(variants, plans[GRID], named=VARIANTS in plans)
+        own = {name: reader.variant(name, lines) for name, lines in variants.items()}
     _check_macros([*base, *(binding for found in own.values() for binding in found), *last])
     return Request(
         files=tuple(map(str, files)),
@@ -278,10 +279,14 @@ def _checked_variants(binding: Binding) -> dict[str, tuple[str, ...]]:
     return {name: tuple(lines) for name, lines in value.items()}
 
 
-def _check_not_swept(grid: Binding, last: Sequence[Binding]) -> None:
-    """Refuse a binding of the command line that would win over the values of the grid."""
-    swept = {complete(Binding(key, None, grid.place)).key for key in grid.value}
-    for binding in last:
+def _check_not_swept(grid: Binding, others: Sequence[Binding]) -> None:
+    """Refuse a key that the grid has twice, and bindings of the command line or of variants of a key that it has."""
+    with at(grid.place):
+        swept = [complete(Binding(key, None, grid.place)).key for key in sweep.checked(grid)]
+        twice = sorted({key for key in swept if swept.count(key) > 1})
+        if twice:
+            raise UserError(f"{GRID} names {', '.join(twice)} twice.")
+    for binding in others:
         if binding.key in swept:
             raise binding.place.error(f"{binding.key} is swept by {GRID}: bind {GRID} instead, as in {sweep.FORM}.")
 

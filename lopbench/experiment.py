@@ -8,7 +8,6 @@ then trains population after population, and leaves in the workdir:
     metrics/, tensorboard/             every value, and curves to look at
     figures/plasticity.png             online performance over the tasks
     figures/test_accuracy.png          test accuracy over the tasks, where it was measured
-    checkpoints/                       the state at the tasks' starts, if run.checkpoints is 'tasks'
     checkpoints/                       the populations' state, where `run.checkpoints` asks for it
 """
 

@@ -25,12 +25,21 @@ from lopbench.protocols import Metric, Probe, Stream, Tree
 MEMORY_BYTES = 2**29
 
 
+#: A stream's tasks may differ in how many examples they have; this many are looked at before a run.
+CHECKED_TASKS = 50
+
+
 class Batch(NamedTuple):
-    """What is probed: a split, how many of its examples (None: all; 0: no batch), and whose statistics norms use."""
+    """What is probed: a split, how many of its examples (None: all; 0: no batch), and whose statistics norms use.
+
+    `features`: whether those of all examples are kept. Of a whole split they may be too many, so that metrics that
+    need none have a pass of their own, piece by piece.
+    """
 
     split: str
     size: int | None
     batch_statistics: bool
+    features: bool = True
 
 
 def measure(
@@ -85,29 +94,29 @@ def require_probe(population: Population, metric: Metric) -> None:
 
 
 def require_batch(population: Population, split: str, size: int | None, what: str) -> None:
-    """Raise `UserError` if the stream can't give `size` (None: all) examples of a split, in the first task with any."""
-    stream = dataclasses.replace(population.stream, seeds=population.seeds[:1])  # type: ignore[type-var]
-    task = next((task for task in (0, 1) if _has_task(stream, task) and stream.probe_count(split, task) != 0), None)
-    require(task is not None, f"{what} looks at {split!r} examples, of which streams.{type(stream).__name__} has none.")
-    assert task is not None
-    count = stream.probe_count(split, task)
+    """Raise `UserError` if the stream can't give `size` (None: all) examples of a split in the first tasks."""
+    stream: Stream = dataclasses.replace(population.stream, seeds=population.seeds[:1])  # type: ignore[type-var]
+    tasks = range(min(stream.tasks or CHECKED_TASKS, CHECKED_TASKS))
+    counts = {task: stream.probe_count(split, task) for task in tasks}
+    unbounded = None in counts.values()
+    some = {task: count for task, count in counts.items() if count}
+    name = f"streams.{type(stream).__name__}"
+    require(unbounded or bool(some), f"{what} looks at {split!r} examples, of which {name} has none.")
     require(
-        size is not None or count is not None,
-        f"{what}.probe_size is None, which means the whole split, but streams.{type(stream).__name__} makes as many "
-        "examples as asked for: bind a number.",
+        not unbounded or size is not None,
+        f"{what}.probe_size is None, which means the whole split, but {name} makes as many examples as asked for: "
+        "bind a number.",
     )
-    stream.probe(split, size or count or 0, task)
-
-
-def _has_task(stream: Stream, task: int) -> bool:
-    return task == 0 or stream.tasks is None or task < stream.tasks
+    fewest = 0 if unbounded else min(some, key=lambda task: some[task])
+    stream.probe(split, size or some[fewest], fewest)
 
 
 def _by_batch(metrics: Sequence[Metric]) -> dict[Batch, list[Metric]]:
     sharing: dict[Batch, list[Metric]] = {}
     for metric in metrics:
         for split in splits_of(metric) if metric.probe_size != 0 else ("",):
-            batch = Batch(split, metric.probe_size, metric.batch_statistics and metric.probe_size != 0)
+            features = metric.needs_features or metric.probe_size is not None
+            batch = Batch(split, metric.probe_size, metric.batch_statistics and metric.probe_size != 0, features)
             sharing.setdefault(batch, []).append(metric)
     return sharing
 

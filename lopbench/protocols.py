@@ -159,6 +159,10 @@ class Stream:
         """
         raise NotImplementedError
 
+    def added_outputs(self, task: int) -> range:
+        """The network's outputs that count from `task` on, and did not before: in the first task all, by default."""
+        return range(self.problem.outputs if task == 0 else 0)
+
     def probe(self, split: str, size: int, task: int, step: int = 0) -> tuple[Tensor, Tensor]:
         """A batch of `task` to measure on: inputs `[R, size, ...]` and targets, as in evaluation.
 
@@ -224,6 +228,8 @@ class Strategy:
     reports: ClassVar[tuple[str, ...]] = ()
     #: True if the strategy is told of task boundaries (published with the run)
     needs_task_boundaries: ClassVar[bool] = False
+    #: the splits that metrics.Evaluation must measure at every "epoch_end" for `after_evaluation`
+    needs_evaluations: ClassVar[tuple[str, ...]] = ()
 
     def check(self, population: Population) -> None:
         """Raise `UserError` if this strategy can't act on this population; before any training."""

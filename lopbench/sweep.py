@@ -32,20 +32,28 @@ def expand(variants: Mapping[str, Sequence[str]], grid: Binding, named: bool) ->
     }
 
 
-def _points(grid: Binding) -> dict[str, tuple[str, ...]]:
-    """The gin lines of every combination of values, by what names it."""
-    axes = grid.value
+def checked(grid: Binding) -> dict[str, Sequence[Any]]:
+    """The grid's values by key, or `UserError`."""
+    name, axes = grid.key, grid.value
     if not isinstance(axes, dict) or not axes:
-        raise UserError(f"{grid.key} is {axes!r}: it must be {FORM}.")
+        raise UserError(f"{name} is {axes!r}: it must be {FORM}.")
     for key, values in axes.items():
         if not isinstance(key, str) or not isinstance(values, (list, tuple)) or not values:
-            raise UserError(f"{grid.key}[{key!r}] is {values!r}: it must be a list of values, as in {FORM}.")
+            raise UserError(f"{name}[{key!r}] is {values!r}: it must be a list of values, as in {FORM}.")
         if len({repr(value) for value in values}) < len(values):
-            raise UserError(f"{grid.key}[{key!r}] is {values!r}: it names a value twice.")
+            raise UserError(f"{name}[{key!r}] is {values!r}: it names a value twice.")
+    return axes
+
+
+def _points(grid: Binding) -> dict[str, tuple[str, ...]]:
+    """The gin lines of every combination of values, by what names it."""
+    axes = checked(grid)
     labels = _labels(list(axes))
     points = {}
     for values in itertools.product(*axes.values()):
         label = " ".join(f"{labels[key]}={_shown(value)}" for key, value in zip(axes, values, strict=True))
+        if label in points:
+            raise UserError(f"{grid.key} makes two variants named {label!r}: leave one of the values out.")
         points[label] = tuple(render(dict(zip(axes, values, strict=True))))
     return points
 
@@ -58,5 +66,5 @@ def _labels(keys: list[str]) -> dict[str, str]:
 
 def _shown(value: Any) -> str:
     """A value as it is shown in a variant's name, which holds no slash."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text.replace("/", "|").replace("\\", "|")
+    short = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    return short.replace("/", "|").replace("\\", "|")

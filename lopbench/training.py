@@ -127,8 +127,7 @@ def train(
     state = initial_state(population) if state is None else state
     stream, device = population.stream, population.device
     events = Events(population)
-    evaluations = TaskEvaluations()
-    task_sums: dict[str, np.ndarray] = {}
+    task_sums: dict[str, np.ndarray]
     tables: Tree = {}
     step = boundary = 0
     started = time.perf_counter()

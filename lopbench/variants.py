@@ -20,10 +20,11 @@ from lopbench.checks import is_integer, is_number
 from lopbench.errors import require
 from lopbench.executors import EXECUTORS
 from lopbench.loggers.records import Replica
+from lopbench.metrics.evaluation import Evaluation
 from lopbench.optimizers.schedules import Constant
 from lopbench.population import Population, initial_records, stack_parts
-from lopbench.probing import require_probe
-from lopbench.protocols import Dataset, Optimizer, PerReplica, Schedule, Source, Strategy, Stream, overrides
+from lopbench.probing import require_probe, splits_of
+from lopbench.protocols import Dataset, Metric, Optimizer, PerReplica, Schedule, Source, Strategy, Stream
 from lopbench.registry import kind_of, per_replica_fields
 from lopbench.strategies.baseline import Baseline
 from lopbench.training import Plan
@@ -177,13 +178,22 @@ def run(
     for metric in variant.plan.metrics:
         metric.check(population)
         require_probe(population, metric)
-    told = [type(s).__name__ for s in population.strategies if overrides(s, "after_evaluation")]
-    require(
-        not told or any(metric.every == "epoch_end" for metric in variant.plan.metrics),
-        f"strategies.{', '.join(told)} acts on evaluations after each epoch, but no metric is measured then: list "
-        "@metrics.Evaluation in run.metrics, and bind metrics.Evaluation.every = 'epoch_end'.",
-    )
+    for strategy in population.strategies:
+        _check_evaluations(strategy, variant.plan.metrics)
     return variant
+
+
+def _check_evaluations(strategy: Strategy, metrics: Sequence[Metric]) -> None:
+    """Refuse a strategy that acts on evaluations which nothing makes."""
+    at_epochs = [m for m in metrics if isinstance(m, Evaluation) and m.every == "epoch_end"]
+    measured = {split for metric in at_epochs for split in splits_of(metric)}
+    for split in strategy.needs_evaluations:
+        require(
+            split in measured,
+            f"strategies.{type(strategy).__name__} needs the accuracy on {split!r} examples after each epoch, and "
+            "nothing measures it: list @metrics.Evaluation in run.metrics, and bind metrics.Evaluation.every = "
+            f"'epoch_end' and metrics.Evaluation.probe_split = ['test', '{split}'].",
+        )
 
 
 def _check_run(name: str, value: Any, right: bool, what: str) -> None:

@@ -709,8 +709,8 @@ def test_a_grid_makes_a_variant_of_every_combination(write: Write) -> None:
     assert (last["optimizers.Descent.learning_rate"].value, last["run.seeds"].value) == (1e-3, 2)
 
 
-def test_a_grid_multiplies_the_variants_and_wins_over_their_lines(write: Write) -> None:
-    text = "run.variants = {'a': ['run.seeds = 7'], 'b': []}\nsweep.grid = {'run.seeds': [2]}"
+def test_a_grid_multiplies_the_variants(write: Write) -> None:
+    text = "run.variants = {'a': [], 'b': []}\nsweep.grid = {'run.seeds': [2]}"
     request = config.read([write(text)])
     assert {name: found["run.seeds"].value for name, found in request.settings.items()} == {
         "a seeds=2": 2,
@@ -744,3 +744,29 @@ def test_what_a_grid_amounted_to_is_saved_as_variants(write: Write, tmp_path: Pa
     again = config.read([saved])
     assert list(again.variants) == list(request.variants) == ["seeds=1", "seeds=2"]
     assert [found["run.seeds"].value for found in again.settings.values()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sweep.grid = {'Ramp.steps': [1, 1.0]}", "sweep.grid makes two variants named 'steps=1'"),
+        ("sweep.grid = {'run.seeds': [None, 'None']}", "sweep.grid makes two variants named 'seeds=None'"),
+        (
+            "sweep.grid = {'Descent.learning_rate': [1], 'optimizers.Descent.learning_rate': [2]}",
+            "names optimizers.Desc",
+        ),
+        (
+            "run.variants = {'a': ['run.seeds = 3']}\nsweep.grid = {'run.seeds': [1]}",
+            "run.seeds is swept by sweep.grid",
+        ),
+    ],
+)
+def test_a_grid_loses_no_point_in_silence(write: Write, text: str, message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        config.read([write(text)])
+    assert message in str(refusal.value)
+
+
+def test_close_values_of_a_grid_keep_their_digits(write: Write) -> None:
+    request = config.read([write("sweep.grid = {'Descent.learning_rate': [0.12345671, 0.12345672, 1e-5]}")])
+    assert list(request.variants) == ["learning_rate=0.12345671", "learning_rate=0.12345672", "learning_rate=1e-05"]

@@ -225,7 +225,7 @@ def patterns() -> dict[str, re.Pattern[str]]:
         for placeholder, matches in {
             "LAYER": r"[a-z]\w*(\.\w+)*",
             "NAME": r"[a-z]\w*(\.\w+)*",
-            "SPLIT": "(train|test|validation|new_classes|old_classes)",
+            "SPLIT": "(train|test|validation|new_classes|old_classes|previous_test)",
             "CLASS": r"\d{3}",
             "GROUP": "[a-z]+",
             "TAG": ".+",

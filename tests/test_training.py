@@ -124,8 +124,18 @@ def test_the_hooks_come_in_order_and_see_the_evaluation() -> None:
     assert marks[12, 2] == 2  # and its end comes after its last evaluation
     last = [record.values for record in records if record.tag == "evaluation/accuracy.test"][-1]
     assert end["strategies"]["0"]["score"].tolist() == last.tolist()
-    biases = [record.values[0] for record in records if record.tag == "weights/magnitude.output.bias"]
-    assert biases == [2, 2, 2]  # metrics of "task_end" see what `end_task` left
+    assert biases(records) == [2, 2, 2]  # metrics of "task_end" see what `end_task` left
+
+
+def test_metrics_see_what_was_there_before_the_evaluation_was_acted_on_and_after_the_task_began() -> None:
+    _, records = trained(population(Diary()), Plan(12, 100, (EVALUATION, WeightMagnitude(every="task_start"))))
+    assert biases(records)[1:] == [1, 1]
+    _, records = trained(population(Diary()), Plan(6, 100, (EVALUATION, WeightMagnitude(every="epoch_end"))))
+    assert biases(records)[0] == 0  # not yet the 3 that the hook leaves
+
+
+def biases(records: list[Record]) -> list[float]:
+    return [record.values[0] for record in records if record.tag == "weights/magnitude.output.bias"]
 
 
 @pytest.mark.parametrize("steps", [1, 5, 11])

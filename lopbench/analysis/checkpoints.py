@@ -91,7 +91,8 @@ def _measure_population(g: Group, paths: Sequence[Path], table: Table) -> None:
     """Measure one checkpoint after another; one state is held at a time."""
     population = g.population()
     # as many threads as the run had: the last bits of a sum depend on it
-    torch.set_num_threads(choose(population, g.plan.steps, "eager").threads)
+    executor = {"compiled": "eager", "looped_compiled": "looped"}.get(g.first.executor, g.first.executor)
+    torch.set_num_threads(choose(population, g.plan.steps, executor).threads)
     for path in tqdm(paths, disable=None, leave=False):
         found = checkpoint.load(path, population.device)
         values = measure(population, found.state, g.plan.metrics, found.task, found.step)

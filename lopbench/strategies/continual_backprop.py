@@ -86,6 +86,8 @@ class ContinualBackprop(Strategy):
         pre-activation of a linear reader; of a convolution up to its borders.
     initialization: "record": what the incoming weights were first drawn from; or a scheme of
         initializers.weight_record, with ReLU's gain (kaiming, xavier) or 1 (lecun, default).
+    convolution_initialization: the same for convolutions; None: as `initialization`. The code of L2 Init draws them
+        at "default" and linear layers at "kaiming_uniform".
     timing: "after_update"; or "before_update", between gradients and optimizer, which stands in for the layers of
         Hernandez-Garcia et al. that replaced inside the backward pass. The stale gradient of the old unit is then
         applied to the new weights, as theirs was; unlike theirs, lower layers' gradients are those of the
@@ -105,6 +107,7 @@ class ContinualBackprop(Strategy):
     count: str = "eligible"
     transfer_mean_to_bias: bool = False
     initialization: str = "record"
+    convolution_initialization: str | None = None
     timing: str = "after_update"
     clear_optimizer: bool = True
     upstream_running_sum: bool = False
@@ -120,6 +123,8 @@ class ContinualBackprop(Strategy):
         check_choice(self, "count", self.count, ("eligible", "all"))
         check_bool(self, "transfer_mean_to_bias", self.transfer_mean_to_bias)
         check_choice(self, "initialization", self.initialization, INITIALIZATIONS)
+        if self.convolution_initialization is not None:
+            check_choice(self, "convolution_initialization", self.convolution_initialization, INITIALIZATIONS)
         check_choice(self, "timing", self.timing, TIMINGS)
         check_bool(self, "clear_optimizer", self.clear_optimizer)
         check_bool(self, "upstream_running_sum", self.upstream_running_sum)
@@ -219,12 +224,17 @@ class ContinualBackprop(Strategy):
         memory = dict(learner.state[group.name])
         if self.transfer_mean_to_bias:
             _transfer(learner, group, torch.where(units[..., None], _corrected_mean(learner, memory), 0.0))
-        record = fresh_record(self.initialization, learner, group)
+        record = fresh_record(self._initialization_of(learner, group), learner, group)
         learner.replace_units(group, units, record, clear=self.clear_optimizer)
         for slot, value in memory.items():
             if slot != "activity_sum":
                 memory[slot] = value.masked_fill(units[..., None] if value.dim() > 2 else units, 0)
         learner.state[group.name] = memory
+
+    def _initialization_of(self, learner: Learner, group: UnitGroup) -> str:
+        convolution = learner.parameters[group.weight.parameter].dim() == 5  # [R, outputs, inputs, height, width]
+        other = self.convolution_initialization
+        return other if convolution and other is not None else self.initialization
 
 
 def _correction(learner: Learner, memory: Tree) -> Tensor:

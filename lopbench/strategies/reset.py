@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,7 +25,7 @@ KINDS = {
     "attention": ("attention", "attention layer"),
     "mlp_blocks": ("mlp", "MLP block"),
 }
-PARTS = ("network", "head", *KINDS, "momentum")
+PARTS = ("network", "head", "new_outputs", *KINDS, "momentum")
 
 
 @lopbench.register("strategies")
@@ -37,6 +36,8 @@ class Reset(Strategy):
     parts: any of the following; an empty list resets nothing
         "network": every parameter from its initial distribution, and the norms' running statistics;
         "head": the parameters of the last layer (see roles.py);
+        "new_outputs": of the head those rows whose outputs begin to count in this task, where streams add classes;
+            until then weight decay and noise have acted on them alone;
         "norms": the parameters and running statistics of the normalisations;
         "attention", "mlp_blocks": the parameters of a transformer's attention layers and of its MLP blocks, each
             without the norms (see roles.py);
@@ -76,8 +77,14 @@ class Reset(Strategy):
         return self.when == "task" and bool(self.parts)
 
     def check(self, population: Population) -> None:
-        if "head" in self.parts:
+        if {"head", "new_outputs"} & set(self.parts):
             head_parameters(population.module)
+        stream = population.stream
+        require(
+            "new_outputs" not in self.parts or (self.when == "task" and len(stream.added_outputs(1)) > 0),
+            f'strategies.Reset.parts has "new_outputs", which come with the tasks of streams that add classes: when is '
+            f"{self.when!r}, the stream streams.{type(stream).__name__}.",
+        )
         known, name = kinds(population.module), type(population.module).__name__
         for part, (kind, what) in KINDS.items():
             lacking = part in self.parts and kind not in known
@@ -96,14 +103,16 @@ class Reset(Strategy):
 
     def _reset(self, learner: Learner, due: Tensor) -> None:
         """Reset the replicas chosen by bool `[R]`."""
-        records, entries = learner.records, 0
+        entries = 0
         names, statistics = self._chosen(learner.population.module)
-        for name in names:
-            mask = along(due, learner.parameters[name])
-            learner.reinitialize(name, mask, records[name])
+        chosen = {name: slice(None) for name in names} | self._new_outputs(learner)
+        for name, rows in chosen.items():
+            mask = torch.zeros_like(learner.parameters[name], dtype=torch.bool)
+            mask[:, rows] = along(due, mask)
+            learner.reinitialize(name, mask)
             if self.clear_optimizer:
                 learner.clear_optimizer(name, mask)
-            entries += math.prod(learner.parameters[name].shape[1:])
+            entries += learner.parameters[name][0, rows].numel()
         for name, first in statistics.items():
             old = learner.buffers[name]
             learner.buffers[name] = torch.where(along(due, old), first.to(old), old)
@@ -111,6 +120,14 @@ class Reset(Strategy):
             old_state, first_state = learner.optimizer_state, learner.population.optimizer.init(learner.parameters)
             learner.optimizer_state = select(due, {slot: first_state[slot] for slot in old_state}, old_state)
         learner.report("reinitialized_weights", due * entries)
+
+    def _new_outputs(self, learner: Learner) -> dict[str, slice]:
+        """The rows of the head's parameters, by name, that the task which begins adds."""
+        if "new_outputs" not in self.parts or {"network", "head"} & set(self.parts):
+            return {}
+        assert learner.task is not None
+        added = learner.population.stream.added_outputs(learner.task)
+        return {name: slice(added.start, added.stop) for name in head_parameters(learner.population.module)}
 
     def _chosen(self, module: nn.Module) -> tuple[list[str], dict[str, Tensor]]:
         """The names of the parameters to draw anew, and the running statistics to set back, with their first values."""

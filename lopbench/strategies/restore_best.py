@@ -49,6 +49,7 @@ class RestoreBest(Strategy):
     criterion: str = "accuracy"
 
     needs_task_boundaries: ClassVar[bool] = True
+    needs_evaluations: ClassVar[tuple[str, ...]] = (SPLIT,)
 
     def __post_init__(self) -> None:
         check_choice(self, "criterion", self.criterion, ("accuracy", "loss"))
@@ -84,14 +85,7 @@ class RestoreBest(Strategy):
 
     def _score(self, results: Mapping[str, Tensor]) -> Tensor:
         """What is to be largest, `[R]`."""
-        tag = f"evaluation/{self.criterion}.{SPLIT}"
-        require(
-            tag in results,
-            f"strategies.RestoreBest needs {tag} after each epoch, but no metric gave it: list @metrics.Evaluation in "
-            f"run.metrics, and bind metrics.Evaluation.every = 'epoch_end' and metrics.Evaluation.probe_split = "
-            f"['test', '{SPLIT}'].",
-        )
-        score = results[tag].double()
+        score = results[f"evaluation/{self.criterion}.{SPLIT}"].double()
         return score if self.criterion == "accuracy" else -score
 
     def end_task(self, learner: Learner) -> None:

@@ -113,6 +113,9 @@ class ClassIncremental(ClassStream):
     def augments(self, split: str) -> bool:
         return split == "test" and self.augment_test
 
+    def added_outputs(self, task: int) -> range:
+        return range(*self.span("new_classes", task))
+
     def readout(self, outputs: Tensor, task: Tensor) -> Tensor:
         place = torch.arange(outputs.shape[-1], device=outputs.device)
         return torch.where(place < (task + 1) * self.classes_per_task, outputs, -torch.inf)

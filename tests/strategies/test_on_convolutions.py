@@ -225,3 +225,21 @@ def test_a_zero_head_is_0_again_at_every_task_and_the_rest_stays() -> None:
 def test_the_transfer_to_the_readers_bias_is_refused_behind_batch_norm() -> None:
     with pytest.raises(UserError, match=r"transfer_mean_to_bias is True, but stem is normalised"):
         population(resnet(), [ContinualBackprop(transfer_mean_to_bias=True)])
+
+
+def test_convolutions_may_be_drawn_by_another_scheme_than_linear_layers() -> None:
+    everything = {"replacement_rate": 1.0, "maturity_threshold": 0, "clear_optimizer": False}
+    l2_init = ContinualBackprop(
+        **everything, initialization="kaiming_uniform", convolution_initialization="default"
+    )  # as published there: bounds sqrt(1 / fan_in) and sqrt(6 / fan_in)
+    p = population(convnet(), [l2_init], seeds=(3,))
+    fresh = run(p, 1)["parameters"]
+    bounds = {"conv.0": (2 * 9) ** -0.5, "conv.1": (4 * 4) ** -0.5, "hidden.0": (6 / 12) ** 0.5}
+    for layer, bound in bounds.items():
+        largest = fresh[f"{layer}.weight"].abs().max()
+        assert 0.8 * bound < largest <= bound, layer
+
+
+def test_a_wrong_scheme_for_convolutions_is_refused() -> None:
+    with pytest.raises(UserError, match=r"convolution_initialization is 'kaiming': it must be one of record"):
+        ContinualBackprop(convolution_initialization="kaiming")

@@ -1,13 +1,20 @@
 """Resets: which parts, when, in which replicas, and what becomes of the optimizer's state."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lopbench.architectures import MLP
 from lopbench.errors import UserError
 from lopbench.initializers import Initial, uniform
+from lopbench.learner import call_task_hook
 from lopbench.optimizers.adam import Adam
+from lopbench.protocols import Clock
 from lopbench.strategies.reset import Reset
+from lopbench.streams import ClassIncremental
+from lopbench.streams.sources import Generated
 from tests.helpers import Tensors, call, learner_for, run, tiny_population
 
 NORMS, HEAD = {"norm.weight", "norm.bias"}, {"output.weight", "output.bias"}
@@ -189,3 +196,31 @@ def test_wrong_parts_are_refused(parts):
 
 def test_parts_are_stored_as_a_tuple_so_that_replicas_compare_equal():
     assert Reset(parts=["head"]) == Reset(parts=("head",))
+
+
+def test_new_outputs_are_the_rows_that_a_task_adds():
+    data = Generated(classes=4, shape=(2, 3), train_size=40, test_size=8).load(None, "cpu")
+    seeds = torch.tensor([3, 5])
+    stream = ClassIncremental(
+        data, seeds, torch.float32, batch_size=4, epochs_per_task=1, classes_per_task=2, validation_per_class=2
+    )
+    made = tiny_population([Reset()], module=MLP(stream.problem, width=3), seeds=seeds.tolist())
+    p = replace(made, stream=stream, strategies=(Reset(parts=["new_outputs"]),))
+    p.strategies[0].check(p)
+    state = run(p, 3)  # not yet at the end of the first task
+    clock = Clock(*(torch.tensor(value) for value in (stream.task_length(0), 1, 0)))
+    after = call_task_hook(p, state, clock, "begin_task", 1)
+    for name, value in after["parameters"].items():
+        if name == "output.weight":
+            moved = (value != state["parameters"][name]).any(dim=2)
+            assert moved.tolist() == [[False, False, True, True]] * 2
+        elif name != "output.bias":  # a bias begins at 0, to which the rows go back
+            torch.testing.assert_close(value, state["parameters"][name])
+    assert not after["parameters"]["output.bias"][:, 2:].any()
+    torch.testing.assert_close(after["parameters"]["output.bias"][:, :2], state["parameters"]["output.bias"][:, :2])
+
+
+@pytest.mark.parametrize("settings", [{}, {"when": "period", "period": 3}])
+def test_new_outputs_want_a_stream_that_adds_some(settings):
+    with pytest.raises(UserError, match='has "new_outputs", which come with the tasks of streams that add classes'):
+        tiny_population([Reset(parts=["new_outputs"], **settings)])

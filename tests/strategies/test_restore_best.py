@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lopbench import config
 from lopbench.errors import UserError
 from lopbench.executors import Stacked
+from lopbench.experiment import build, imitation
 from lopbench.learner import Learner
 from lopbench.loggers.records import Record
 from lopbench.metrics import Evaluation
@@ -18,6 +20,7 @@ from lopbench.probing import measure
 from lopbench.protocols import Metric, Problem, Strategy
 from lopbench.strategies import Baseline, ContinualBackprop, Reset, RestoreBest
 from lopbench.training import Plan, train
+from lopbench.variants import Surroundings
 from tests.helpers import Tensors, TinyStream, call, learner_for, tiny_population
 
 ACCURACY, LOSS = "evaluation/accuracy.validation", "evaluation/loss.validation"
@@ -141,13 +144,17 @@ def test_a_reset_comes_after_it():
     map_tree(torch.testing.assert_close, state["parameters"], plain["parameters"])
 
 
-def test_a_metric_that_does_not_measure_the_split_is_named():
-    only_test = Evaluation(every="epoch_end", probe_size=4)
+@pytest.mark.parametrize(
+    "binding", ["metrics.Evaluation.probe_split = 'test'", "metrics.Evaluation.every = 'task_end'"]
+)
+def test_without_the_evaluation_that_it_needs_a_run_is_refused_before_it_trains(binding):
+    generated = ["run.source = @sources.Generated", "sources.Generated.shape = (3, 8, 8)"]
+    request = config.read(["incremental_photographs/vit.gin"], [*generated, binding])
     with pytest.raises(UserError) as error:
-        trained(RestoreBest(), metrics=(only_test,))
-    assert error.value.message == (
-        "strategies.RestoreBest needs evaluation/accuracy.validation after each epoch, but no metric gave it: list "
-        "@metrics.Evaluation in run.metrics, and bind metrics.Evaluation.every = 'epoch_end' and "
+        build(request, Surroundings(torch.device("cpu"), imitation(torch.device("cpu"))))
+    assert error.value.message.startswith(
+        "strategies.RestoreBest needs the accuracy on 'validation' examples after each epoch, and nothing measures it: "
+        "list @metrics.Evaluation in run.metrics, and bind metrics.Evaluation.every = 'epoch_end' and "
         "metrics.Evaluation.probe_split = ['test', 'validation']."
     )
 
