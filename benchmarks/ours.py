@@ -17,7 +17,7 @@ from lopbench.executors import Choice, Event, choose
 from lopbench.experiment import imitation, loader
 from lopbench.learner import initial_state
 from lopbench.population import Population
-from lopbench.protocols import Clock, overrides
+from lopbench.protocols import Clock, Tree, overrides
 from lopbench.training import Events
 from lopbench.variants import Surroundings, populate, run
 
@@ -97,6 +97,11 @@ class Ours:
 
     def _loss(self) -> float:
         return float(self._state["online"]["loss"][0])
+
+    @property
+    def state(self) -> Tree:
+        """The state as it stands."""
+        return self._state
 
     def all_alive(self) -> bool:
         return bool(self._state["alive"].all())

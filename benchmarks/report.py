@@ -59,7 +59,8 @@ permuting pixels. Rare work draws a candidate for every weight: random numbers a
 """,
     "swr_vit": """\
 What bounds it. Matrix products: a step of one replica takes 90 images of 65 tokens through 14.2 million weights, three
-passes: about 0.5 TFLOP. The whole run is 525,000 steps. bfloat16 is not offered yet.
+passes: about 0.5 TFLOP. The whole run is 525,000 steps. TF32 is set by this benchmark; a run multiplies in float32,
+and bfloat16 is not offered yet.
 """,
 }
 
