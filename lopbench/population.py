@@ -57,6 +57,17 @@ class Population:
         object.__setattr__(self, "groups", declared() if declared else ())
         object.__setattr__(self, "keys", key_buffers(self.module))
 
+    def part(self, replicas: slice) -> Population:
+        """The population of some of the replicas."""
+        seeds, limits = self.seeds[replicas], self.max_gradient_norm
+        return dataclasses.replace(
+            self,
+            stream=dataclasses.replace(self.stream, seeds=seeds),  # type: ignore[type-var]
+            seeds=seeds,
+            hyper=map_tree(lambda values: values[replicas], self.hyper),
+            max_gradient_norm=None if limits is None else limits[replicas],
+        )
+
     def reports(self) -> tuple[str, ...]:
         """Every tag that some strategy reports, once each, in order."""
         return tuple(dict.fromkeys(tag for strategy in self.strategies for tag in strategy.reports))

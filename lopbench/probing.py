@@ -16,7 +16,7 @@ from torch.func import vmap
 
 from lopbench.errors import require
 from lopbench.learner import forward, network, per_example_loss
-from lopbench.population import Population, map_tree, slice_replicas
+from lopbench.population import Population, slice_replicas
 from lopbench.protocols import Metric, Probe, Stream, Tree
 
 #: Bound on the bytes of inputs and features that a probe holds at once: more replicas than fit are measured one
@@ -143,22 +143,10 @@ def _probes(
     at_once = max(1, examples // size)
     for start in range(0, population.replicas, at_once):
         some = slice(start, min(start + at_once, population.replicas))
-        part = population if at_once >= population.replicas else _some(population, some)
+        part = population if at_once >= population.replicas else population.part(some)
         branches = {key: slice_replicas(state[key], some) for key in ("parameters", "buffers")}
         inputs, targets = part.stream.probe(batch.split, size, task, step)
         yield _look(part, branches, inputs, targets, batch, task, gradients, None if features else examples)
-
-
-def _some(population: Population, replicas: slice) -> Population:
-    """The population of some of the replicas."""
-    seeds = population.seeds[replicas]
-    return dataclasses.replace(
-        population,
-        stream=dataclasses.replace(population.stream, seeds=seeds),  # type: ignore[type-var]
-        seeds=seeds,
-        hyper=map_tree(lambda values: values[replicas], population.hyper),
-        max_gradient_norm=None if population.max_gradient_norm is None else population.max_gradient_norm[replicas],
-    )
 
 
 def _without_batch(population: Population, state: Tree) -> Probe:
