@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.timing import seconds
 from lopbench import config
+from lopbench.events import Events
 from lopbench.executors import Choice, Event, choose
 from lopbench.experiment import imitation, loader
 from lopbench.learner import initial_state
 from lopbench.population import Population
 from lopbench.protocols import Clock, Tree, overrides
-from lopbench.training import Events
 from lopbench.variants import Surroundings, populate, run
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
+from lopbench.events import Events
 from lopbench.executors import Choice, Stacked, memory_bytes
 from lopbench.learner import initial_state
 from lopbench.population import Population
 from lopbench.probing import measure
 from lopbench.protocols import Clock, Metric, Stream, Tree
-from lopbench.training import Events
 from lopbench.variants import Group
 
 STEPS = 5

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lopbench.errors import require
+from lopbench.events import Event, Events
 from lopbench.learner import Block, make_block
 from lopbench.population import Population, map_tree, slice_replicas
 from lopbench.probing import evaluation_mode
@@ -32,12 +33,12 @@ EXECUTORS = ("auto", "eager", "compiled", "looped", "looped_compiled")
 #: Fewer steps than this, with fewer multiply-adds in all their forward passes, are not worth the time of compiling.
 COMPILE_FROM_STEPS = 4000
 COMPILE_FROM_WORK = 4e12
+#: So many steps with rare work are worth compiling; it takes the longer the more tensors are reinitialised.
+COMPILE_EVENTS_FROM, COMPILE_EVENTS_FROM_A_TENSOR = 200, 50
 #: Above this many parameters a CPU is faster replica by replica: matrix products fill it, stacking only adds traffic.
 LOOP_FROM_PARAMETERS = 2_000_000
 
 DEFAULT_THREADS = torch.get_num_threads()
-
-Event = tuple[int, Tree]  #: (position in the stretch, from 0; table)
 
 
 class Executor(Protocol):
@@ -48,27 +49,35 @@ class Executor(Protocol):
 
 
 class Stacked:
-    """All replicas side by side in one call a block, eager or compiled whole."""
+    """All replicas side by side in one call a block, eager or compiled whole.
 
-    def __init__(self, population: Population, block_steps: int, compiled: bool) -> None:
+    `compiled_events`: the same for the steps with rare work; None: as `compiled`.
+    """
+
+    def __init__(
+        self, population: Population, block_steps: int, compiled: bool, compiled_events: bool | None = None
+    ) -> None:
         self.block_steps = block_steps
         hot, single = make_block(population, block_steps), make_block(population, 1)
-        self._hot, self._single = (_compile(hot), _compile(single)) if compiled else (hot, single)
+        self._hot = _compile(hot) if compiled else hot
+        # steps left over before an event share its graph, with nothing due, where it has one
+        self._share = compiled if compiled_events is None else compiled_events
+        self._event = _compile(single) if self._share else single
+        self._rest = self._event if self._share or not compiled else _compile(single)
 
     def stretch(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Tree:
         """Hot blocks up to each event, single steps for what they leave over and for the events."""
         done = 0
-        # where there are events, steps left over share their graph, with nothing due
-        idle = map_tree(torch.zeros_like, events[0][1]) if events else {}
+        idle = map_tree(torch.zeros_like, events[0][1]) if events and self._share else {}
         for position, table in (*events, (steps, {})):
             while done + self.block_steps <= position:
                 state, clock = self._hot(state, clock, tables, {})
                 done += self.block_steps
             while done < position:
-                state, clock = self._single(state, clock, tables, idle)
+                state, clock = self._rest(state, clock, tables, idle)
                 done += 1
             if table:
-                state, clock = self._single(state, clock, tables, table)
+                state, clock = self._event(state, clock, tables, table)
                 done += 1
         return state
 
@@ -86,8 +95,10 @@ def _compile(block: Block) -> Block:
 class Looped:
     """One replica after another through the same block, each a population of one."""
 
-    def __init__(self, population: Population, block_steps: int, compiled: bool) -> None:
-        self._one = Stacked(population, block_steps, compiled)
+    def __init__(
+        self, population: Population, block_steps: int, compiled: bool, compiled_events: bool | None = None
+    ) -> None:
+        self._one = Stacked(population, block_steps, compiled, compiled_events)
         self._replicas = population.replicas
 
     def stretch(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Tree:
@@ -107,12 +118,13 @@ class Choice:
     block_steps: int
     threads: int
     reason: str
+    compiled_events: bool
 
     def build(self, population: Population) -> Executor:
         """The executor; also sets the number of threads that torch uses from here on."""
         torch.set_num_threads(self.threads)
         kind = Looped if self.executor.startswith("looped") else Stacked
-        return kind(population, self.block_steps, compiled=self.executor.endswith("compiled"))
+        return kind(population, self.block_steps, self.executor.endswith("compiled"), self.compiled_events)
 
 
 def choose(population: Population, steps: int, executor: str = "auto", block_steps: int | None = None) -> Choice:
@@ -147,7 +159,15 @@ def choose(population: Population, steps: int, executor: str = "auto", block_ste
         block_steps = (5 if work < 1_000_000 else 2 if work < 10_000_000 else 1) if executor.endswith("compiled") else 1
     # two threads meet at the end of every kernel: in a small step they wait for each other longer than they work
     threads = 1 if work < 30_000_000 else DEFAULT_THREADS
-    return Choice(executor, block_steps, threads, reason)
+    compiled_events = executor.endswith("compiled") and many_events(population, steps)
+    return Choice(executor, block_steps, threads, reason, compiled_events)
+
+
+def many_events(population: Population, steps: int) -> bool:
+    """Whether a run of `steps` has so many steps with rare work that compiling these is worth its time."""
+    tensors = len(list(population.module.parameters()))
+    enough = COMPILE_EVENTS_FROM + COMPILE_EVENTS_FROM_A_TENSOR * tensors
+    return Events(population).count(steps, at_most=enough) == enough
 
 
 def convolves(module: nn.Module) -> bool:

@@ -10,19 +10,20 @@ Nothing here waits for the device but reading a window or a metric back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from lopbench.evaluations import TaskEvaluations
-from lopbench.executors import Event, Executor
+from lopbench.events import Events
+from lopbench.executors import Executor
 from lopbench.learner import call_task_hook, empty_window, initial_state
 from lopbench.loggers.records import Record
-from lopbench.population import Population, map_tree
+from lopbench.population import Population
 from lopbench.probing import measure
-from lopbench.protocols import Clock, Metric, Tree, overrides
+from lopbench.protocols import Clock, Metric, Tree
 
 EmitRecords = Callable[[Sequence[Record]], None]
 
@@ -47,56 +48,6 @@ class Plan:
         """The next number of updates after `step` at which a periodic metric is due."""
         periods = [metric.every for metric in self.metrics if isinstance(metric.every, int)]
         return min((step // period + 1) * period for period in periods) if periods else self.steps
-
-
-class Events:
-    """The strategies' rare work in the order of steps: merged, and turned into tensors.
-
-    `ahead` is the next event, (update number, tables), or None.
-    """
-
-    def __init__(self, population: Population) -> None:
-        self._device = population.device
-        self._streams: dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]] = {}
-        self._next: dict[str, tuple[int, dict[str, np.ndarray]]] = {}
-        self._idle: Tree = {}
-        for index, strategy in enumerate(population.strategies):
-            if not overrides(strategy, "events"):
-                continue
-            key = str(index)
-            hyper = population.hyper.get(f"strategies.{key}", {})
-            self._streams[key] = strategy.events(population, hyper)
-            if self._advance(key):
-                self._idle[key] = map_tree(np.zeros_like, self._next[key][1])
-        self._following = self._each()
-        self.ahead = next(self._following, None)
-
-    def _advance(self, key: str) -> bool:
-        following = next(self._streams[key], None)
-        if following is None:
-            self._next.pop(key, None)
-        else:
-            self._next[key] = following
-        return following is not None
-
-    def _each(self) -> Iterator[tuple[int, Tree]]:
-        """Every event from here on: (update number, tables as tensors)."""
-        while self._next:
-            number = min(number for number, _ in self._next.values())
-            tables = dict(self._idle)
-            for key in [key for key, (due, _) in self._next.items() if due == number]:
-                tables[key] = self._next[key][1]
-                self._advance(key)
-            yield number, map_tree(lambda a: torch.as_tensor(a, device=self._device), tables)
-
-    def until(self, start: int, stop: int) -> list[Event]:
-        """The events of the updates start+1 ... stop, by their position from `start`; call with growing spans."""
-        found: list[Event] = []
-        while self.ahead is not None and self.ahead[0] <= stop:
-            if self.ahead[0] > start:
-                found.append((self.ahead[0] - start - 1, self.ahead[1]))
-            self.ahead = next(self._following, None)
-        return found
 
 
 @dataclass

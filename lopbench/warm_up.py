@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from lopbench import config
+from lopbench.events import Events
 from lopbench.executors import Choice
 from lopbench.learner import initial_state
 from lopbench.protocols import Clock
-from lopbench.training import Events
 from lopbench.variants import Group
 
 

@@ -22,6 +22,7 @@ from torch._dynamo.utils import counters
 
 from lopbench import config
 from lopbench.architectures import MLP
+from lopbench.events import Events
 from lopbench.executors import Stacked, missing_compiler
 from lopbench.learner import call_task_hook, initial_state
 from lopbench.loggers.records import Record
@@ -48,7 +49,7 @@ from lopbench.strategies import (
     ShrinkAndPerturbInit,
 )
 from lopbench.streams.sources import Generated
-from lopbench.training import Events, Plan, train
+from lopbench.training import Plan, train
 from lopbench.units import link_mask
 from tests.helpers import TinyStream, run, tiny_population
 

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lopbench.architectures.mlp import MLP
+from lopbench.events import Events
 from lopbench.executors import Looped, Stacked
 from lopbench.learner import initial_state
 from lopbench.optimizers.adam import Adam
@@ -20,7 +21,7 @@ from lopbench.strategies.continual_backprop import ContinualBackprop
 from lopbench.strategies.init_regularization import L2Init
 from lopbench.strategies.selective_weight_reinit import SelectiveWeightReinit
 from lopbench.strategies.shrink_and_perturb import ShrinkAndPerturb
-from lopbench.training import Events, Plan, train
+from lopbench.training import Plan, train
 from tests.helpers import TinyStream, tiny_population
 
 SEEDS = [3, 2**40 + 1, 77, -5]

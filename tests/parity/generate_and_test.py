@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from lopbench.events import Events
 from lopbench.initializers import Initial, constant
 from lopbench.learner import initial_state, step
 from lopbench.optimizers.sgd import SGD
 from lopbench.population import Population
 from lopbench.protocols import Clock, Tree
 from lopbench.strategies.continual_backprop import ContinualBackprop
-from lopbench.training import Events
 from lopbench.units import Link, UnitGroup
 from tests.helpers import tiny_population
 

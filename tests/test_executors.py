@@ -1,0 +1,94 @@
+"""Which executor a run gets, by its sizes; and hot blocks compiled beside rare steps that are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lopbench.architectures import ConvNet
+from lopbench.errors import UserError
+from lopbench.executors import (
+    COMPILE_EVENTS_FROM,
+    COMPILE_EVENTS_FROM_A_TENSOR,
+    COMPILE_FROM_STEPS,
+    Stacked,
+    choose,
+    many_events,
+    missing_compiler,
+    multiply_adds,
+)
+from lopbench.population import Population, map_tree
+from lopbench.protocols import Problem
+from lopbench.strategies import SelectiveWeightReinit
+from lopbench.training import Plan, train
+from tests.helpers import TinyNet, TinyStream, tiny_population
+
+pytestmark = pytest.mark.skipif(missing_compiler(torch.device("cpu")) is not None, reason="needs a C++ compiler")
+
+
+def of_images(replicas: int, batch_size: int = 8, **fields: object) -> Population:
+    """A population of convolutional networks; its stream is not asked for batches."""
+    problem = Problem((3, 32, 32), 10, "cross_entropy")
+
+    class Images(TinyStream):
+        problem = property(lambda self: Problem((3, 32, 32), 10, "cross_entropy"))
+
+    made = tiny_population(module=ConvNet(problem, **fields), replicas=replicas)  # type: ignore[arg-type]
+    return replace(made, stream=Images(made.seeds, batch_size=batch_size))
+
+
+def test_many_steps_are_compiled_and_few_are_not() -> None:
+    p = tiny_population()
+    assert choose(p, COMPILE_FROM_STEPS).executor == "compiled"
+    assert choose(p, COMPILE_FROM_STEPS - 1).executor == "eager"
+
+
+def test_few_steps_of_much_work_are_compiled_too() -> None:
+    steps = COMPILE_FROM_STEPS - 1
+    assert choose(of_images(1, batch_size=8), steps).executor == "eager"
+    assert choose(of_images(1, batch_size=1000), steps).executor == "compiled"
+
+
+def test_on_a_cpu_convolutions_are_looped_over_replicas() -> None:
+    assert choose(of_images(2), 10).executor == "looped"
+    assert choose(of_images(2), COMPILE_FROM_STEPS).executor == "looped_compiled"
+    assert choose(of_images(1), 10).executor == "eager"
+    assert "convolutions" in choose(of_images(2), 10).reason
+
+
+def test_multiply_adds_are_those_of_every_place_of_a_map() -> None:
+    p = of_images(1, channels=(4,), kernels=(5,), hidden=(6,))
+    assert multiply_adds(p) == 28 * 28 * 4 * 3 * 25 + 14 * 14 * 4 * 6 + 6 * 10
+    assert p.module.training
+
+
+def test_rare_steps_are_compiled_where_there_are_many() -> None:
+    enough = COMPILE_EVENTS_FROM + COMPILE_EVENTS_FROM_A_TENSOR * len(
+        list(TinyNet(TinyStream(torch.tensor([1])).problem).parameters())
+    )
+    p = tiny_population([SelectiveWeightReinit(period=10)])
+    assert many_events(p, 10 * enough) and choose(p, 10 * enough).compiled_events
+    assert not many_events(p, 10 * enough - 1) and not choose(p, 10 * enough - 1).compiled_events
+    assert not choose(p, 10 * enough, executor="eager").compiled_events
+    assert not many_events(tiny_population(), 10**9)  # nothing is ever due
+
+
+def test_rare_steps_run_eagerly_beside_compiled_blocks() -> None:
+    p = tiny_population([SelectiveWeightReinit(period=5, reinit_factor=0.5)], dtype=torch.float64, steps_per_task=13)
+    plan = Plan(26, window_steps=13)  # blocks of 2, and one step left over before some of the events
+
+    def end(compiled: bool, compiled_events: bool | None = None) -> dict:
+        return train(p, Stacked(p, 2, compiled, compiled_events), plan, lambda records: None)
+
+    def close(a: torch.Tensor, b: torch.Tensor) -> None:
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+    map_tree(close, end(compiled=True, compiled_events=False), end(compiled=False))
+
+
+@pytest.mark.parametrize("settings", [{"executor": "fast"}, {"block_steps": 0}, {"block_steps": 1.5}])
+def test_a_wrong_choice_is_refused(settings: dict) -> None:
+    with pytest.raises(UserError, match=r"^run\.(executor|block_steps) is .*: it must be"):
+        choose(tiny_population(), 10, **settings)
