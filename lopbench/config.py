@@ -48,6 +48,8 @@ from lopbench.registry import KINDS, nearest, parts
 
 COMMAND_LINE = "--gin_bindings"
 DEFAULT = "a default"
+#: how a file begins that shrinks or changes any run
+OVERLAY = "# Overlay"
 
 Used = Mapping[str, Any]  # key -> value
 
@@ -92,6 +94,7 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: S
         variants=variants,
         imports=tuple(reader.imports),
         notices=tuple(reader.notices),
+        overlays=tuple(reader.overlays),
         settings={name: _resolve([*base, *own[name], *last]) for name in variants},
     )
 
@@ -105,6 +108,7 @@ class Request:
     variants: dict[str, tuple[str, ...]]  # name -> its gin lines and files
     imports: tuple[str, ...] = ()  # the import lines
     notices: tuple[str, ...] = ()  # for the user: the paths chosen, and warnings
+    overlays: tuple[Path, ...] = ()  # files that may bind what the run does not use
     settings: dict[str, dict[str, Binding]] = field(default_factory=dict, repr=False)  # variant -> key -> binding
 
     @contextmanager
@@ -138,8 +142,8 @@ class Request:
     def check_used(self, used: Mapping[str, Used]) -> tuple[str, ...]:
         """Compare what was bound with what was used, `{variant: operative()}`, once all parts are built.
 
-        Returns warnings, one a place, about bindings from files that no variant used; raises `UserError`
-        if such a binding came from the command line.
+        Returns warnings, one a place, about bindings from files that no variant used, but for overlays, which are
+        meant for any run; raises `UserError` if such a binding came from the command line.
         """
         uses: dict[Binding, bool] = {}
         for name, settings in self.settings.items():
@@ -148,7 +152,7 @@ class Request:
                 uses[stated] = uses.get(stated, False) or key in used[name]
         idle: dict[str, list[str]] = {}
         for binding in (binding for binding, is_used in uses.items() if not is_used):
-            if binding.place.source == DEFAULT:
+            if binding.place.source in (DEFAULT, *self.overlays):
                 continue
             if binding.place.source == COMMAND_LINE:
                 others = sorted({key.rpartition(".")[0] for keys in used.values() for key in keys} - {"run"})
@@ -198,6 +202,7 @@ class _Reader:
         self.search_paths = search_paths
         self.imports: dict[str, None] = {}
         self.notices: dict[str, None] = {}
+        self.overlays: dict[Path, None] = {}
 
     def file(self, name: str, place: Place | None = None, within: tuple[Path, ...] = ()) -> list[Binding]:
         """The bindings of a gin file, which `place` asks for; `within` are the files that include it."""
@@ -210,6 +215,8 @@ class _Reader:
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{found.path} can't be read: {error}.") from None
         self.notices[f"gin file: {found.path}"] = None
+        if text.startswith(OVERLAY):
+            self.overlays[found.path] = None
         if found.hides:
             self.notices[f"Warning: this is not the shipped file of that name, {found.hides}."] = None
         return self.text(text, found.path, (*within, found.path))

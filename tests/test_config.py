@@ -770,3 +770,12 @@ def test_a_grid_loses_no_point_in_silence(write: Write, text: str, message: str)
 def test_close_values_of_a_grid_keep_their_digits(write: Write) -> None:
     request = config.read([write("sweep.grid = {'Descent.learning_rate': [0.12345671, 0.12345672, 1e-5]}")])
     assert list(request.variants) == ["learning_rate=0.12345671", "learning_rate=0.12345672", "learning_rate=1e-05"]
+
+
+def test_an_overlay_may_bind_what_a_run_does_not_use(write: Write) -> None:
+    lines = "strategies.Refresh.period = 3\n"
+    for text, warned in ((f"# Overlay: shrinks.\n{lines}", False), (f"# A file.\n{lines}", True)):
+        request = config.read([write(), write(text, name="more.gin", base="")])
+        with request.variant("base"):
+            used = request.operative()
+        assert any("strategies.Refresh.period" in warning for warning in request.check_used({"base": used})) == warned

@@ -99,7 +99,8 @@ def built(request: config.Request, name: str) -> tuple[Variant, dict[str, Any]]:
     with request.variant(name):
         variant = run(Surroundings(CPU, generated))
         used = request.operative()
-    idle = [key for key, binding in request.settings[name].items() if key not in used and is_shipped(binding)]
+    bound = {key: binding.place.source for key, binding in request.settings[name].items() if is_shipped(binding)}
+    idle = [key for key, source in bound.items() if key not in used and source not in request.overlays]
     assert not idle, f"nothing uses {idle}"
     return variant, used
 
