@@ -52,7 +52,7 @@ PUBLISHED = [
     ("metrics/incremental_cifar.gin", "Evaluation.probe_split", ["test", "validation"]),
     ("metrics/incremental_cifar.gin", "InactiveUnits.probe_split", ["new_classes", "old_classes"]),
     ("metrics/incremental_cifar.gin", "InactiveUnits.fraction", 0.01),
-    ("metrics/incremental_cifar.gin", "WeightMagnitude.every", "task_start"),
+    ("metrics/incremental_cifar.gin", "WeightMagnitude.every", "task_end"),
     ("metrics/incremental_cifar_vit.gin", "DeadUnits.epsilon", 0.01),
     ("metrics/incremental_cifar_vit.gin", "Ranks.layers", "last"),
     ("metrics/incremental_cifar_vit.gin", "Ranks.probe_size", 1000),
