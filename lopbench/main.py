@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from lopbench.errors import answering, require
+
 FILES = flags.DEFINE_multi_string(
     "gin_file", [], "A gin file: a path, or the name of one of yours or of a shipped one."
 )
@@ -27,37 +29,30 @@ LIST = flags.DEFINE_boolean("list", False, "Show every part by kind, with its pa
 DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Build it, run a few steps on generated data, show the plan, stop.")
 
 
+@answering
 def main(argv: Sequence[str]) -> int:
     """Do what the flags say; returns the exit status."""
     from lopbench import config, listing, lookup  # not above, so that --help is quick
-    from lopbench.errors import UserError, require
 
-    try:
-        require(len(argv) == 1, f"{' '.join(argv[1:])}: not a flag. A gin file is given as --gin_file=NAME.gin.")
-        if LIST.value:
-            config.import_parts()
-            print(listing.describe())
-            return 0
-        require(bool(FILES.value), f"Which --gin_file? {lookup.shipped_runs()}")
-        request = config.read(FILES.value, BINDINGS.value, SEARCH_PATHS.value)
-        print(*request.notices, sep="\n")
-        from lopbench import experiment
+    require(len(argv) == 1, f"{' '.join(argv[1:])}: not a flag. A gin file is given as --gin_file=NAME.gin.")
+    if LIST.value:
+        config.import_parts()
+        print(listing.describe())
+        return 0
+    require(bool(FILES.value), f"Which --gin_file? {lookup.shipped_runs()}")
+    request = config.read(FILES.value, BINDINGS.value, SEARCH_PATHS.value)
+    print(*request.notices, sep="\n")
+    from lopbench import experiment
 
-        setting = experiment.Setting(
-            workdir=WORKDIR.value or f"runs/{lookup.run_name(request.files[0])}",
-            data_dir=DATA_DIR.value,
-            device=DEVICE.value,
-            overwrite=OVERWRITE.value,
-            dry_run=DRY_RUN.value,
-            command=tuple(sys.argv),
-        )
-        return experiment.execute(request, setting)
-    except UserError as error:
-        print(error.message, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+    setting = experiment.Setting(
+        workdir=WORKDIR.value or f"runs/{lookup.run_name(request.files[0])}",
+        data_dir=DATA_DIR.value,
+        device=DEVICE.value,
+        overwrite=OVERWRITE.value,
+        dry_run=DRY_RUN.value,
+        command=tuple(sys.argv),
+    )
+    return experiment.execute(request, setting)
 
 
 def parse(argv: Sequence[str]) -> list[str]:

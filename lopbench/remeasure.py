@@ -15,24 +15,18 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from lopbench.errors import answering, require
 
+
+@answering
 def main(argv: Sequence[str]) -> int:
     """Do what the flags say; returns the exit status."""
     asked = parse(argv)
-
+    require(asked.workdir is not None, "Which run? Name its folder: --workdir=DIR.")
     from lopbench.analysis.checkpoints import remeasure  # not above, so that --help is quick
-    from lopbench.errors import UserError, require
 
-    try:
-        require(asked.workdir is not None, "Which run? Name its folder: --workdir=DIR.")
-        remeasure(asked.workdir, asked.gin_bindings, asked.gin_search_path, asked.data_dir, asked.device)
-        return 0
-    except UserError as error:
-        print(error.message, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+    remeasure(asked.workdir, asked.gin_bindings, asked.gin_search_path, asked.data_dir, asked.device)
+    return 0
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:

@@ -16,9 +16,23 @@ from lopbench.population import Population
 from lopbench.protocols import Metric, Probe
 
 
+@dataclass(frozen=True)
+class _HeldOut(Metric):
+    """What is measured on the outputs for held-out examples."""
+
+    every: str | int = "task_end"
+    probe_size: int | None = 1000
+    probe_split: str | Sequence[str] = "test"
+    names_split: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_probe(self)
+
+
 @lopbench.register("metrics")
 @dataclass(frozen=True)
-class Evaluation(Metric):
+class Evaluation(_HeldOut):
     """Accuracy and mean loss on examples of the task, by default of its test split when the task ends.
 
         evaluation/accuracy.SPLIT  fraction of examples whose largest output is their class; absent in regression
@@ -33,15 +47,6 @@ class Evaluation(Metric):
     probe_split: a split, or a list: ["test", "validation"].
     """
 
-    every: str | int = "task_end"
-    probe_size: int | None = 1000
-    probe_split: str | Sequence[str] = "test"
-    names_split: ClassVar[bool] = True
-    needs_features: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_probe(self)
-
     def measure(self, probe: Probe) -> dict[str, Tensor]:
         assert probe.loss is not None
         results = {f"evaluation/loss.{probe.split}": probe.loss.double()}
@@ -52,7 +57,7 @@ class Evaluation(Metric):
 
 @lopbench.register("metrics")
 @dataclass(frozen=True)
-class AccuracyByClass(Metric):
+class AccuracyByClass(_HeldOut):
     """Accuracy on the examples of each class, in class-incremental streams in the order of the classes' introduction.
 
         evaluation/accuracy_by_class.SPLIT.CCC   correct examples of class c / examples of class c
@@ -66,15 +71,6 @@ class AccuracyByClass(Metric):
     Sources: Dohare et al. 2024, Hernandez-Garcia et al. 2025, both of the last network of incremental CIFAR-100, on
     the whole test set (probe_size = None).
     """
-
-    every: str | int = "task_end"
-    probe_size: int | None = 1000
-    probe_split: str | Sequence[str] = "test"
-    names_split: ClassVar[bool] = True
-    needs_features: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_probe(self)
 
     def check(self, population: Population) -> None:
         loss = population.stream.problem.loss
