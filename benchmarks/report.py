@@ -55,7 +55,8 @@ parameter and step, half of a step of 30 replicas goes into random numbers.
     "permuted_mnist": """\
 What bounds it. Of a step of 30 replicas half are matrix products, a quarter the memory traffic of update and finiteness
 check (12 MB of weights, so that on one thread a replica gains nothing from its neighbours), a sixth gathering and
-permuting pixels. Rare work draws a candidate for every weight: random numbers are four to six tenths of it.
+permuting pixels. Rare work draws a candidate for every weight. SWR's is due too seldom to be worth compiling, and runs
+eagerly: 0.5 % of a run's time.
 """,
     "swr_vit": """\
 What bounds it. Matrix products: a step of one replica takes 90 images of 65 tokens through 14.2 million weights, three
