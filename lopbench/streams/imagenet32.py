@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from lopbench.checks import check_number
 from lopbench.errors import UserError, require
 from lopbench.keyed_random import integers
 from lopbench.protocols import Dataset, Source
-from lopbench.streams.sources import ELSEWHERE, Statistics, check_path, located, on_device, reason
+from lopbench.streams.sources import ELSEWHERE, Statistics, array_of, check_path, located, on_device, reason
 
 NAME = "sources.ImageNet32"
 SHAPE = (3, 32, 32)
@@ -64,7 +65,7 @@ class ImageNet32(Source):
     def load(self, data_dir: str | None, device: Any) -> Dataset:
         folder, per_class = located(self, self.path, data_dir), self.train_per_class + self.test_per_class
         batches = _batches(folder)
-        if (folder / "classes").is_dir():
+        if os.path.isdir(folder / "classes"):
             images = _from_classes([folder / "classes" / f"{label}.npy" for label in range(self.classes)], per_class)
         elif batches:
             images = _from_batches(batches, self.classes, per_class)
@@ -84,7 +85,7 @@ class ImageNet32(Source):
 
 
 def _require_files(files: Sequence[Path], remedy: str) -> None:
-    missing = [file.name for file in files if not file.is_file()]
+    missing = [file.name for file in files if not os.path.isfile(file)]
     listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     require(not missing, f"{NAME}: {files[0].parent} lacks {listed}: {remedy}.")
 
@@ -93,9 +94,10 @@ def _read(file: Path, key: str | None = None) -> np.ndarray:
     """The array of an .npy file, or one of those of an .npz file."""
     try:
         if key is None:
-            return np.lib.format.open_memmap(file, mode="r")  # which knows nothing of pickles and archives
+            with open(file, "rb") as opened:  # not mapped: a file that shrinks would end the process
+                return np.lib.format.read_array(opened, allow_pickle=False)
         with np.load(file, allow_pickle=False) as arrays:
-            return arrays[key]
+            return array_of(arrays, key)
     except Exception as error:  # a damaged file can raise anything in the reader
         raise UserError(f"{NAME}: {file} is damaged, or no file of arrays ({reason(error)}): fetch it anew.") from None
 
@@ -133,7 +135,7 @@ def _of_class(file: Path, per_class: int) -> Tensor:
     )
     _require_enough(len(array), per_class, str(file))
     if array.dtype == np.uint8:
-        return torch.from_numpy(np.array(array[:per_class]))
+        return torch.from_numpy(array[:per_class])
     images = torch.from_numpy(np.array(array[:per_class], dtype=np.float32))
     require(bool(images.isfinite().all()), f"{NAME}: {file} holds values that are not finite.")
     pixels = ((images + 1) * 127.5).round()

@@ -12,6 +12,9 @@ import torch
 from lopbench.errors import UserError
 from lopbench.protocols import Dataset
 from lopbench.streams.imagenet32 import ImageNet32
+from lopbench.streams.sources import digest
+from tests.streams.data_files import cut as shrink
+from tests.streams.data_files import upon
 
 CLASSES, TRAIN, TEST = 3, 4, 2
 PIXELS = np.random.default_rng(0).integers(0, 256, (CLASSES, TRAIN + TEST, 3, 32, 32)).astype(np.uint8)
@@ -108,7 +111,7 @@ def cut(name: str, share: float) -> Callable[[Path], None]:
         (cut("2.npy", 0.6), r"2\.npy is damaged, or no file of arrays \(.+\): fetch it anew\."),
         (cut("2.npy", 0), r"2\.npy is damaged"),
         (lambda folder: (folder / "2.npy").write_text("<html>not found</html>"), r"2\.npy is damaged"),
-        (replaced("2.npy", np.array([{}])), r"2\.npy is damaged, or no file of arrays \(.*objects"),
+        (replaced("2.npy", np.array([{}])), r"2\.npy is damaged, or no file of arrays \(Object arrays"),
         (
             replaced("2.npy", PIXELS[2, :5]),
             r"2\.npy has 5 images, but train_per_class \+ test_per_class is 6: fetch",
@@ -129,6 +132,26 @@ def test_damaged_files_of_classes(damage, message, tmp_path):
     damage(write_classes(tmp_path))
     with pytest.raises(UserError, match=r"^sources\.ImageNet32: .*" + message):
         load(tmp_path)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
+    folder = write_classes(tmp_path)
+    with (
+        pytest.raises(UserError, match=r"sources\.ImageNet32: .*0\.npy is damaged"),
+        upon("fromfile", lambda: shrink(folder / "0.npy")),
+    ):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("write", [write_classes, write_batches])
+def test_files_that_change_after_they_were_read_change_no_data(write, tmp_path):
+    folder = write(tmp_path)
+    data = load(tmp_path)
+    before = digest(data)
+    for file in folder.iterdir():
+        with open(file, "r+b") as opened:
+            opened.write(bytes(file.stat().st_size))
+    assert digest(data) == before
 
 
 def rewritten(**arrays: np.ndarray) -> Callable[[Path], None]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +16,35 @@ import pytest
 import torch
 
 from lopbench.errors import UserError
-from lopbench.streams import CIFAR10, CIFAR100, EMNIST, KMNIST, MNIST, Arrays, FashionMNIST, Generated, ImageFolder
-from lopbench.streams.sources import channel_statistics, data_folder
+from lopbench.protocols import Dataset
+from lopbench.streams import (
+    CIFAR10,
+    CIFAR100,
+    EMNIST,
+    KMNIST,
+    MNIST,
+    Arrays,
+    FashionMNIST,
+    Generated,
+    ImageFolder,
+    sources,
+)
+from lopbench.streams.imagenet32 import Noise
+from lopbench.streams.sources import channel_statistics, data_folder, digest
+from tests.streams.data_files import (
+    IMAGES,
+    LABELS,
+    PHOTOGRAPH_LABELS,
+    PHOTOGRAPHS,
+    cut,
+    idx,
+    upon,
+    write_cifar,
+    write_idx,
+    write_images,
+)
 
 DATA = Path(os.environ.get("LOPBENCH_DATA_DIR") or Path(__file__).parents[3] / "shared" / "data")
-
-
-def idx(array: np.ndarray) -> bytes:
-    """The bytes of an idx file of unsigned bytes, the format of MNIST and its kin."""
-    header = (0x0800 + array.ndim).to_bytes(4, "big") + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    return header + array.astype(np.uint8).tobytes()
-
-
-def write_idx(folder: Path, images: np.ndarray, labels: np.ndarray, names: str = "{}") -> None:
-    """Both splits, with the same content."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "t10k"):
-        (folder / f"{names.format(split)}-images-idx3-ubyte").write_bytes(idx(images))
-        (folder / f"{names.format(split)}-labels-idx1-ubyte").write_bytes(idx(labels))
-
-
-IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28))
-LABELS = np.arange(12) % 10
 
 
 @pytest.mark.skipif(not (DATA / "MNIST" / "raw").is_dir(), reason=f"no MNIST in {DATA}: set LOPBENCH_DATA_DIR")
@@ -74,25 +82,10 @@ def test_emnist_is_turned_upright_and_counts_labels_from_0(split, first, tmp_pat
 
 
 def test_cifar_is_handed_out_channels_first(tmp_path, monkeypatch):
-    """With files as those of CIFAR-10, whose checksums torchvision is told."""
-    from torchvision import datasets
-
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    rows = np.random.default_rng(1).integers(0, 256, (4, 3 * 32 * 32)).astype(np.uint8)
-
-    def write(name: str, content: object) -> str:
-        (folder / name).write_bytes(pickle.dumps(content))
-        return hashlib.md5((folder / name).read_bytes()).hexdigest()
-
-    batch = {"data": rows, "labels": [3, 0, 9, 1]}
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", write("data_batch_1", batch)]])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", write("test_batch", batch)]])
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": write("batches.meta", {"label_names": ["a"] * 10})}
-    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    folder = write_cifar(tmp_path, monkeypatch)
     data = CIFAR10().load(str(tmp_path), "cpu")
-    assert torch.equal(data.inputs["train"], torch.from_numpy(rows).view(4, 3, 32, 32))
-    assert data.labels["test"].tolist() == [3, 0, 9, 1] and data.shape == (3, 32, 32)
+    assert torch.equal(data.inputs["train"], torch.from_numpy(PHOTOGRAPHS))
+    assert data.labels["test"].tolist() == PHOTOGRAPH_LABELS and data.shape == (3, 32, 32)
     assert data.mean == (0.4914, 0.4822, 0.4465) and data.inputs["train"].is_contiguous()
 
     (folder / "test_batch").write_bytes(b"damaged")
@@ -200,15 +193,6 @@ def test_generated_data_can_be_learnt_and_are_the_same_anywhere():
     other = Generated(classes=10, shape=(3, 8, 8), train_size=400, seed=1).load(None, "cpu")
     assert not torch.equal(other.inputs["train"], data.inputs["train"])
     assert "test" not in Generated(test_size=0).load(None, "cpu").inputs
-
-
-def write_images(root: Path, classes: dict[str, list[str]], size: tuple[int, int] = (8, 6)) -> None:
-    from PIL import Image
-
-    for number, (name, files) in enumerate(classes.items()):
-        (root / name).mkdir(parents=True)
-        for file in files:
-            Image.new("RGB", size, (50 * number, 100, 200)).save(root / name / file)
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -355,7 +339,9 @@ def test_files_that_are_no_arrays_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     (tmp_path / "empty.npz").write_text("")
     np.save(tmp_path / "one.npy", GOOD["train_inputs"])
-    for name in ("cut.npz", "flipped.npz", "text.npz", "empty.npz", "one.npy"):
+    with zipfile.ZipFile(tmp_path / "archive.npz", "w") as archive:
+        archive.writestr("train_inputs", "no array")
+    for name in ("cut.npz", "flipped.npz", "text.npz", "empty.npz", "one.npy", "archive.npz"):
         with pytest.raises(UserError, match=rf"sources\.Arrays: .*{name} can't be read as an \.npz file"):
             Arrays(name).load(str(tmp_path), "cpu")
     with pytest.raises(UserError, match=r"there is no .*absent\.npz\. Point to another folder"):
@@ -390,6 +376,96 @@ def test_the_data_folder(monkeypatch):
     assert data_folder(None) == Path.home() / ".cache" / "lopbench" / "data"
     monkeypatch.setenv("LOPBENCH_DATA_DIR", "/elsewhere")
     assert data_folder(None) == Path("/elsewhere") and data_folder("/here") == Path("/here")
+    assert data_folder("~nobody-of-this-name/data") == Path("~nobody-of-this-name/data")
+
+
+def write_arrays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(4).integers(0, 256, (4000, 3, 3)).astype(np.uint8)
+    np.savez(root / "own.npz", train_inputs=images, train_labels=np.arange(4000) % 4)
+
+
+def write_mnist(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_idx(root / "MNIST" / "raw")
+
+
+def write_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(root / "set", {"a": ["1.png", "2.png"], "b": ["3.jpg"]})
+
+
+#: what writes a data set, the source that reads it, a file of it, what a message must name if that is lost, and the
+#: built-in function before whose first call it is cut short
+FILES = {
+    "Arrays": (write_arrays, Arrays("own.npz"), "own.npz", r"own\.npz", "frombuffer"),
+    "MNIST": (write_mnist, MNIST(download=False), "MNIST/raw/t10k-images-idx3-ubyte", "MNIST.raw", "open"),
+    "CIFAR10": (write_cifar, CIFAR10(download=False), "cifar-10-batches-py/test_batch", "test_batch", "open"),
+    "ImageFolder": (write_folder, ImageFolder("set"), "set/b/3.jpg", r"b.3\.jpg", "open"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_change_after_they_were_read_change_no_data(name, tmp_path, monkeypatch):
+    write, source, *_ = FILES[name]
+    write(tmp_path, monkeypatch)
+    data = source.load(str(tmp_path), "cpu")
+    before = digest(data)
+    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+        with open(file, "r+b") as opened:
+            opened.write(bytes(file.stat().st_size))
+        assert digest(data) == before
+        os.truncate(file, 0)
+    assert digest(data) == before
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_vanishes_or_shrinks_while_it_is_read_is_named(name, tmp_path, monkeypatch):
+    write, source, file, named, call = FILES[name]
+    write(tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=rf"sources\.{name}: .*{named}"), upon(call, lambda: cut(tmp_path / file)):
+        source.load(str(tmp_path), "cpu")
+    with pytest.raises(UserError, match=rf"sources\.{name}: .*{named}"), upon("open", (tmp_path / file).unlink):
+        source.load(str(tmp_path), "cpu")
+
+
+def test_a_folder_that_vanishes_while_it_is_read_is_named(tmp_path):
+    write_images(tmp_path / "set" / "train", {"a": ["1.png"], "b": ["2.png"]})
+    lost = pytest.raises(UserError, match=r"sources\.ImageFolder: .*set.train can't be read: .*No such file")
+    with lost, upon("listdir", lambda: shutil.rmtree(tmp_path / "set")):
+        ImageFolder("set").load(str(tmp_path), "cpu")
+
+
+def eight(**changed: torch.Tensor) -> Dataset:
+    """Eight examples, with other inputs or labels of a split than the usual ones."""
+    usual = {"train_inputs": torch.arange(80, dtype=torch.uint8).view(8, 5, 2), "train_labels": torch.arange(8) % 3}
+    parts = {**usual, **changed}
+    inputs = {key.removesuffix("_inputs"): value for key, value in parts.items() if key.endswith("_inputs")}
+    labels = {key.removesuffix("_labels"): value for key, value in parts.items() if key.endswith("_labels")}
+    return Dataset("test", inputs, labels, 3)
+
+
+def test_the_digest_tells_data_from_other_data():
+    pixels = eight().inputs["train"]
+    one_changed = pixels.clone()
+    one_changed[7, 4, 1] += 1
+    others = [
+        eight(train_inputs=one_changed),
+        eight(train_inputs=pixels.view(8, 2, 5)),
+        eight(train_inputs=pixels.view(torch.int8)),
+        eight(train_labels=torch.arange(8) % 2),
+        eight(test_inputs=pixels, test_labels=torch.arange(8) % 3),
+        Dataset("test", {"test": pixels}, {"test": torch.arange(8) % 3}, 3),
+    ]
+    assert len({digest(data) for data in (eight(), *others)}) == 7
+    copied = pixels.transpose(1, 2).contiguous().transpose(1, 2)  # in another order in memory
+    assert digest(eight(train_inputs=copied)) == digest(eight())
+
+
+def test_the_digest_is_taken_in_pieces(monkeypatch):
+    """Of images that overlap in memory too, of which a whole copy would take more than there may be."""
+    data = Noise(classes=2, shape=(3, 8, 8), train_size=70, test_size=3).load(None, "cpu")
+    whole = Dataset("", {split: images.contiguous() for split, images in data.inputs.items()}, data.labels, 2)
+    expected = digest(whole)
+    monkeypatch.setattr(sources, "PIECE_BYTES", 1000)  # five images, or 125 labels
+    assert digest(data) == expected
 
 
 def test_streams_are_imported_without_torchvision():
