@@ -14,8 +14,8 @@ import torch
 from benchmarks.timing import seconds
 from lopbench import config
 from lopbench.events import Events
-from lopbench.executors import Choice, Event, choose
-from lopbench.experiment import imitation, loader
+from lopbench.executors import Choice, Event, choose, stretch
+from lopbench.experiment import Loader, imitation
 from lopbench.learner import initial_state
 from lopbench.population import Population
 from lopbench.protocols import Clock, Tree, overrides
@@ -37,7 +37,7 @@ class Setting:
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:
-        made = imitation(self.device) if self.data_dir is None else loader(self.data_dir, self.device)
+        made = imitation(self.device) if self.data_dir is None else Loader(self.data_dir, self.device)
         return Surroundings(self.device, functools.cache(made))
 
 
@@ -91,7 +91,7 @@ class Ours:
             self._step = 0  # the task's first batches again
         clock = Clock(*(torch.tensor(at, device=self.population.device) for at in (self._step, 0, self._step)))
         before = self._loss()
-        self._state = self._executor.stretch(self._state, clock, steps, self._tables, events)
+        self._state = stretch(self._executor, self._state, clock, steps, self._tables, events)
         self._step += steps
         return (self._loss() - before) / steps
 

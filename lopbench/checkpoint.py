@@ -1,21 +1,25 @@
 """Checkpoints: a population's whole state tree in one safetensors file, which other programs can read too.
 
-    checkpoints/population-0/task-0000.safetensors    as task 0 begins: what metrics of "task_start" see
-    checkpoints/population-0/task-0001.safetensors    ...
-    checkpoints/population-0/end.safetensors          after the last update
+    checkpoints/population-0/task-0000.safetensors          as task 0 begins: what metrics of "task_start" see
+    checkpoints/population-0/step-000000012345.safetensors  after 12,345 updates: to go on from
+    checkpoints/population-0/end.safetensors                after the last update
 
 Populations are numbered in the order of `lopbench.variants.group`, in which they are trained. The tensors lie on
 their paths in the tree (see learner.py): "parameters/hidden.0.weight", "optimizer/momentum/hidden.0.weight",
-"strategies/0/...", "hyper/optimizer/learning_rate", "seeds"; each leads with R. The file's metadata, all strings:
+"strategies/0/...", "hyper/optimizer/learning_rate", "seeds"; and "task/sums/...", "task/best/...", "task/selected/...",
+what is known of the running task (see task_so_far.py). Each leads with R. The file's metadata, all strings, are its
+manifest:
 
     format     "lopbench checkpoint"
-    layout     the version of this layout
+    layout     the version of this layout: "2"
     step       updates completed
-    task       index of the task, from 0: the one that begins, at the end the last one
+    task       index of the task, from 0: the one that runs, or begins; at the end the last one
     replicas   JSON: `[{"index": ..., "variant": ..., "seed": ..., "hyper": {...}}, ...]`, in the order of the rows
     tree       JSON: the tree with null for each tensor. It keeps the order of entries, and the branches without any
+    run        JSON: what the whole run goes on from (see resume.py)
     sha256     of all of the above and every tensor: `_digest`
 
+Layout "1" lacked `run` and the branch "task": its networks can be read, but no run can go on from it.
 Nothing here is pickled, so reading a file runs no code of it.
 """
 
@@ -28,6 +32,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,72 +44,132 @@ from lopbench.errors import UserError, require
 from lopbench.loggers.records import Replica
 from lopbench.population import map_tree
 from lopbench.protocols import Tree
+from lopbench.task_so_far import Values
 
-FORMAT, LAYOUT = "lopbench checkpoint", "1"
+if TYPE_CHECKING:
+    from lopbench.training import Snapshot
+
+FORMAT, LAYOUT = "lopbench checkpoint", "2"
+READ_LAYOUTS = ("1", "2")
+
+
+class DamagedError(UserError):
+    """A file that is no whole checkpoint."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: the state, when it was saved, and whose it is."""
+    """What a file holds: the state, when it was saved, whose it is, and what the whole run goes on from."""
 
+    path: Path
     state: Tree
     step: int
     task: int
     replicas: tuple[Replica, ...]
+    so_far: dict[str, Values]  #: of the running task
+    run: dict[str, Any] | None  #: None: of a layout that kept too little to go on from
 
 
-def path_of(workdir: str | Path, population: int, task: int | None) -> Path:
-    """The file of a population as `task` begins; None: at the end."""
-    name = "end" if task is None else f"task-{task:04d}"
+def path_of(workdir: str | Path, population: int, task: int | None = None, step: int | None = None) -> Path:
+    """The file of a population: that kept as `task` begins, that to go on from after `step` updates, or the end's."""
+    name = "end" if step is None else f"step-{step:012d}"
+    name = name if task is None else f"task-{task:04d}"
     return Path(workdir) / "checkpoints" / f"population-{population}" / f"{name}.safetensors"
 
 
 def saved(workdir: str | Path) -> dict[int, list[Path]]:
-    """The files of a run that are there, of each population in the order in which they were saved."""
+    """The networks that a run keeps for good: of each population as its tasks began, in order, and at the end."""
     found: dict[int, list[tuple[float, Path]]] = {}
-    for path in (Path(workdir) / "checkpoints").glob("population-*/*.safetensors"):
-        name = re.fullmatch(r"population-(\d+)/(?:task-(\d+)|end)", f"{path.parent.name}/{path.stem}")
+    for population, path in files_of(workdir):
+        name = re.fullmatch(r"task-(\d+)|end", path.stem)
         if name:
-            task = float("inf") if name[2] is None else int(name[2])
-            found.setdefault(int(name[1]), []).append((task, path))
+            task = float("inf") if name[1] is None else int(name[1])
+            found.setdefault(population, []).append((task, path))
     return {population: [path for _, path in sorted(found[population])] for population in sorted(found)}
 
 
-def save(path: str | Path, state: Tree, step: int, task: int, replicas: Sequence[Replica]) -> None:
-    """Write `state` of these replicas after `step` updates, whole or not at all; its folder is made.
+def files_of(workdir: str | Path) -> list[tuple[int, Path]]:
+    """(population, path) of every checkpoint, in no order."""
+    numbered = [
+        (re.fullmatch(r"population-(\d+)", path.parent.name), path)
+        for path in (Path(workdir) / "checkpoints").glob("population-*/*.safetensors")
+        if re.fullmatch(r"task-\d+|step-\d+|end", path.stem)
+    ]
+    return [(int(number[1]), path) for number, path in numbered if number]
+
+
+def save(
+    path: str | Path, snapshot: Snapshot, replicas: Sequence[Replica], run: Mapping[str, Any] | None = None
+) -> None:
+    """Write a snapshot of these replicas, whole or not at all; its folder must be there.
 
     Beside the state the host holds the file's bytes, and on a GPU a copy of the state.
     Raises `UserError` naming the path if the file system refuses.
     """
+    task_so_far = {name: map_tree(torch.from_numpy, values) for name, values in snapshot.so_far.items()}
+    tree = {**snapshot.state, "task": task_so_far}
     metadata = {
         "format": FORMAT,
         "layout": LAYOUT,
-        "step": str(step),
-        "task": str(task),
+        "step": str(snapshot.step),
+        "task": str(snapshot.task),
         "replicas": json.dumps([dataclasses.asdict(replica) for replica in replicas]),
-        "tree": json.dumps(map_tree(lambda leaf: None, state)),
+        "tree": json.dumps(map_tree(lambda leaf: None, tree)),
+        "run": json.dumps(run),
     }
-    tensors = _apart(dict(_leaves(state)))
+    tensors = _apart(dict(_leaves(tree)))
     metadata["sha256"] = _digest(metadata, tensors)
-    files.make_folder(Path(path).parent)
     files.write_atomically(path, as_safetensors(tensors, metadata))
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read and verify a file; the state's tensors are on `device`, in memory of their own.
 
-    Raises `UserError` naming the path if it is missing or damaged, no checkpoint, or of another layout.
+    Raises `UserError` naming the path if it is missing or of another layout, and `DamagedError` if it is none.
     """
-    metadata, tensors = _read(Path(path))
+    path = Path(path)
+    metadata, tensors = _read(path)
     found = metadata.get("layout")
-    require(metadata.get("format") == FORMAT, f"{path} is not a checkpoint of lopbench.")
-    require(found == LAYOUT, f"{path} is a checkpoint of layout {found}; this version of lopbench reads {LAYOUT}.")
+    if metadata.get("format") != FORMAT:
+        raise DamagedError(f"{path} is not a checkpoint of lopbench.")
+    require(
+        found in READ_LAYOUTS,
+        f"{path} is a checkpoint of layout {found}; this version of lopbench reads {' and '.join(READ_LAYOUTS)}.",
+    )
     told = metadata.pop("sha256", None)
-    require(told == _digest(metadata, tensors), f"{path} is damaged: its contents are not those that were saved.")
+    if told != _digest(metadata, tensors):
+        raise DamagedError(f"{path} is damaged: its contents are not those that were saved.")
+    try:
+        return _understood(path, metadata, tensors, device)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(f"{path} is not a checkpoint that lopbench has written: {error!r}.") from error
+
+
+def _understood(
+    path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor], device: torch.device | str
+) -> Checkpoint:
+    tree = json.loads(metadata["tree"])
+    so_far = _grown(tree.pop("task", {}), tensors, "task/")
     # copied, since what was read lies in the file's own pages, not aligned as torch aligns
-    state = _grown(json.loads(metadata["tree"]), {name: t.to(device, copy=True) for name, t in tensors.items()})
-    replicas = tuple(Replica(**replica) for replica in json.loads(metadata["replicas"]))
-    return Checkpoint(state, int(metadata["step"]), int(metadata["task"]), replicas)
+    state = _grown(tree, {name: t.to(device, copy=True) for name, t in tensors.items()})
+    return Checkpoint(
+        path,
+        state,
+        int(metadata["step"]),
+        int(metadata["task"]),
+        tuple(Replica(**replica) for replica in json.loads(metadata["replicas"])),
+        map_tree(lambda leaf: leaf.numpy().copy(), so_far),
+        json.loads(metadata.get("run", "null")),
+    )
+
+
+def step_of(path: str | Path) -> int | None:
+    """The updates that a file says were completed; None if it can't be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int((file.metadata() or {})["step"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
 
 
 def state_dict(path: str | Path, replica: int) -> dict[str, Tensor]:
@@ -129,7 +194,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except FileNotFoundError as error:
         raise UserError(f"There is no checkpoint {path}.") from error
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged, or not a checkpoint of lopbench: {error}.") from error
+        raise DamagedError(f"{path} is damaged, or not a checkpoint of lopbench: {error}.") from error
 
 
 def _leaves(tree: Tree, above: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from lopbench.events import Events
-from lopbench.executors import Choice, Stacked, memory_bytes
+from lopbench.executors import Choice, Stacked, memory_bytes, stretch
 from lopbench.learner import initial_state
 from lopbench.population import Population
 from lopbench.probing import measure
@@ -60,13 +60,13 @@ def _seconds_a_step(population: Population, state: Tree, metrics: Sequence[Metri
     tables = population.stream.prepare(0)
     executor = Stacked(population, 1, compiled=False)
     start = time.perf_counter()
-    executor.stretch(state, clock, 1, tables, Events(population).until(0, 1))["alive"].cpu()
+    stretch(executor, state, clock, 1, tables, Events(population).until(0, 1))["alive"].cpu()
     first = time.perf_counter() - start
     measure(population, state, metrics, 0)
     if first >= LONG:
         return first
     start = time.perf_counter()
-    executor.stretch(state, clock, STEPS, tables, [])["alive"].cpu()
+    stretch(executor, state, clock, STEPS, tables)["alive"].cpu()
     return (time.perf_counter() - start) / STEPS
 
 

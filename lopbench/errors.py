@@ -1,4 +1,4 @@
-"""The one exception whose text is the user's answer: shown without a traceback, exit status 1."""
+"""How a program ends before its end: `UserError`, whose text is the user's answer, and `StoppedError`, by a signal."""
 
 import functools
 import sys
@@ -20,8 +20,19 @@ class UserError(ValueError):
         self.message = message
 
 
+class StoppedError(Exception):
+    """A signal has stopped the run, which can go on later. `status` is the exit status that says so."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def answering(main: Main) -> Main:
-    """A program whose mistakes by the user end in their message on stderr and status 1, and Ctrl-C in status 130."""
+    """A program that answers with one message on stderr and an exit status, without a traceback.
+
+    A `UserError` ends in status 1, `StoppedError` in its own, Ctrl-C where nothing else is arranged in 130.
+    """
 
     @functools.wraps(main)
     def answer(argv: Sequence[str]) -> int:
@@ -30,6 +41,9 @@ def answering(main: Main) -> Main:
         except UserError as error:
             print(error.message, file=sys.stderr)
             return 1
+        except StoppedError as stop:
+            print(stop, file=sys.stderr)
+            return stop.status
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)
             return 130

@@ -16,11 +16,12 @@ Event = tuple[int, Tree]  #: (position in a stretch of steps, from 0; table)
 class Events:
     """The strategies' rare work in the order of steps: merged, and turned into tensors.
 
-    `ahead` is the next event, (update number, tables), or None.
+    `after`: what is due in the first `after` updates is passed over. `ahead` is the next event, (update number,
+    tables), or None.
     """
 
-    def __init__(self, population: Population) -> None:
-        self._device = population.device
+    def __init__(self, population: Population, after: int = 0) -> None:
+        self._device, self._after = population.device, after
         self._streams: dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]] = {}
         self._next: dict[str, tuple[int, dict[str, np.ndarray]]] = {}
         self._idle: Tree = {}
@@ -51,7 +52,8 @@ class Events:
             for key in [key for key, (due, _) in self._next.items() if due == number]:
                 tables[key] = self._next[key][1]
                 self._advance(key)
-            yield number, map_tree(lambda a: torch.as_tensor(a, device=self._device), tables)
+            if number > self._after:
+                yield number, map_tree(lambda a: torch.as_tensor(a, device=self._device), tables)
 
     def count(self, stop: int, at_most: int) -> int:
         """How many events there are in the updates up to `stop`, counted up to `at_most`; uses them up."""

@@ -12,8 +12,12 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from types import FunctionType
 from typing import Protocol
 
@@ -41,11 +45,26 @@ LOOP_FROM_PARAMETERS = 2_000_000
 DEFAULT_THREADS = torch.get_num_threads()
 
 
+Call = tuple[int, Callable[[], Tree]]  #: steps of the stretch made so far, and what gives the state after them
+
+
 class Executor(Protocol):
     """Runs stretches of steps."""
 
-    def stretch(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Tree:
-        """The state `steps` steps after `clock`, with rare work at the events' positions."""
+    def calls(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Iterator[Call]:
+        """Run `steps` steps from `clock` on, with rare work at the events' positions; yields now and then.
+
+        Which calls follow depends on where the stretch stands and not on where it began, so that one that is broken
+        off after any of them, and begun again there with the events that are left, makes the same ones.
+        """
+
+
+def stretch(
+    executor: Executor, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event] = ()
+) -> Tree:
+    """The state after all calls of a stretch."""
+    calls = deque(executor.calls(state, clock, steps, tables, events), maxlen=1)
+    return calls[0][1]() if calls else state
 
 
 class Stacked:
@@ -65,21 +84,27 @@ class Stacked:
         self._event = _compile(single) if self._share else single
         self._rest = self._event if self._share or not compiled else _compile(single)
 
-    def stretch(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Tree:
-        """Hot blocks up to each event, single steps for what they leave over and for the events."""
+    def calls(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Iterator[Call]:
+        """Hot blocks up to each event, single steps for what they leave over and for the events; yields after each."""
+
+        def reached() -> Tree:
+            return state
+
         done = 0
         idle = map_tree(torch.zeros_like, events[0][1]) if events and self._share else {}
         for position, table in (*events, (steps, {})):
-            while done + self.block_steps <= position:
-                state, clock = self._hot(state, clock, tables, {})
-                done += self.block_steps
             while done < position:
-                state, clock = self._rest(state, clock, tables, idle)
-                done += 1
+                if done + self.block_steps <= position:
+                    state, clock = self._hot(state, clock, tables, {})
+                    done += self.block_steps
+                else:
+                    state, clock = self._rest(state, clock, tables, idle)
+                    done += 1
+                yield done, reached
             if table:
                 state, clock = self._event(state, clock, tables, table)
                 done += 1
-        return state
+                yield done, reached
 
 
 def _compile(block: Block) -> Block:
@@ -93,7 +118,12 @@ def _compile(block: Block) -> Block:
 
 
 class Looped:
-    """One replica after another through the same block, each a population of one."""
+    """One replica after another through the same block, each a population of one.
+
+    A replica runs for `TURN` seconds, and the others up to where it got: so all are soon at the same step.
+    """
+
+    TURN = 0.25
 
     def __init__(
         self, population: Population, block_steps: int, compiled: bool, compiled_events: bool | None = None
@@ -101,13 +131,25 @@ class Looped:
         self._one = Stacked(population, block_steps, compiled, compiled_events)
         self._replicas = population.replicas
 
-    def stretch(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Tree:
-        ends = []
+    def calls(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Iterator[Call]:
+        runs = []
         for r in range(self._replicas):
             one = slice(r, r + 1)
             mine = [(position, slice_replicas(table, one)) for position, table in events]
-            ends.append(self._one.stretch(slice_replicas(state, one), clock, steps, slice_replicas(tables, one), mine))
-        return map_tree(lambda *leaves: torch.cat(leaves), ends[0], *ends[1:])
+            runs.append(self._one.calls(slice_replicas(state, one), clock, steps, slice_replicas(tables, one), mine))
+        done = 0
+        while done < steps:
+            until = time.monotonic() + self.TURN
+            for count, (done, first) in enumerate(runs[0], 1):  # noqa: B007
+                if time.monotonic() >= until:
+                    break
+            branches = [first(), *(next(islice(run, count - 1, None))[1]() for run in runs[1:])]
+            yield done, partial(_joined, branches)
+
+
+def _joined(branches: Sequence[Tree]) -> Tree:
+    """The state of all replicas, from those of each."""
+    return map_tree(lambda *leaves: torch.cat(leaves), *branches)
 
 
 @dataclass(frozen=True)
@@ -119,6 +161,14 @@ class Choice:
     threads: int
     reason: str
     compiled_events: bool
+
+    def require_possible(self, device: torch.device) -> None:
+        """Refuse to go on with a run that was compiled where nothing can be compiled: its numbers would be others."""
+        missing = missing_compiler(device)
+        require(
+            not self.executor.endswith("compiled") or missing is None,
+            f"This run began with run.executor = {self.executor!r}, but {missing}: it can't go on here.",
+        )
 
     def build(self, population: Population) -> Executor:
         """The executor; also sets the number of threads that torch uses from here on."""

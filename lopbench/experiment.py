@@ -1,40 +1,42 @@
 """The experiment: from what was asked to results on disk.
 
-`execute` builds every variant before any training, so that a mistake in the last one is found at the start;
-then trains population after population, and leaves in the workdir:
+`execute` builds every variant before any training, so that a mistake in the last one is found at the start; looks
+whether an earlier process has left the same run unfinished, and goes on with that (see resume.py); and leaves in the
+workdir:
 
     config.gin, operative_config.gin   what was asked, and what was used: running the latter repeats the run
     run.json                           versions, command, device, seeds, executors, start, end, status
     metrics/, tensorboard/             every value, and curves to look at
     figures/plasticity.png             online performance over the tasks
     figures/test_accuracy.png          test accuracy over the tasks, where it was measured
-    checkpoints/                       the populations' state, where `run.checkpoints` asks for it
+    checkpoints/                       the populations' state at the end, and what to go on from
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lopbench import checkpoint, config, dry_run, files, warm_up
+from lopbench import config, dry_run, files, lock, resume, signals, warm_up
 from lopbench.analysis.figures import standard_figures
+from lopbench.checkpoint import Checkpoint
 from lopbench.errors import require
 from lopbench.executors import Choice, choose
 from lopbench.keyed_random import LAYOUT_VERSION
-from lopbench.loggers.console import Progress, summary
+from lopbench.loggers.console import summary
 from lopbench.loggers.manifest import Manifest
-from lopbench.loggers.records import Record, Replica
-from lopbench.loggers.table import Table
-from lopbench.loggers.tensorboard import HEADLINE, TensorBoard
-from lopbench.protocols import Dataset, Source, Tree
-from lopbench.training import Moment, train
+from lopbench.memory import naming_shortage_of_data
+from lopbench.protocols import Dataset, Source
+from lopbench.resume import START_AFRESH
+from lopbench.running import Running
+from lopbench.streams.sources import digest
 from lopbench.variants import Group, Surroundings, Variant, group, run
-
-Save = Callable[[int, int, Tree], None]  #: called with (step, task, state)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Setting:
 
 def resolve_device(name: str) -> torch.device:
     """auto (a GPU if there is one), cpu, cuda, or cuda:N; refuses a GPU that is not there."""
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # which run.deterministic needs before the first product
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
@@ -65,16 +70,22 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def loader(data_dir: str | None, device: torch.device) -> Callable[[Source], Dataset]:
+class Loader:
     """Loads each source once."""
-    loaded: dict[Source, Dataset] = {}
 
-    def load(source: Source) -> Dataset:
-        if source not in loaded:
-            loaded[source] = source.load(data_dir, device)
-        return loaded[source]
+    def __init__(self, data_dir: str | None, device: torch.device) -> None:
+        self._data_dir, self._device = data_dir, device
+        self._loaded: dict[Source, Dataset] = {}
 
-    return load
+    def __call__(self, source: Source) -> Dataset:
+        if source not in self._loaded:
+            with naming_shortage_of_data(f"sources.{type(source).__name__}", self._device):
+                self._loaded[source] = source.load(self._data_dir, self._device)
+        return self._loaded[source]
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each data set that was loaded, by its source."""
+        return {f"sources.{source}": digest(data) for source, data in self._loaded.items()}
 
 
 def imitation(device: torch.device) -> Callable[[Source], Dataset]:
@@ -100,35 +111,101 @@ def choose_all(groups: list[Group]) -> list[Choice]:
 
 
 def execute(request: config.Request, setting: Setting) -> int:
-    """Run all of it, or show its plan; the exit status. Raises `UserError` if some population lost every replica."""
-    device = resolve_device(setting.device)
-    data = imitation(device) if setting.dry_run else loader(setting.data_dir, device)
-    variants, operative = build(request, Surroundings(device, data))
-    groups = group(variants)
-    choices = choose_all(groups)
-    if setting.dry_run:
-        print(dry_run.describe(groups, choices))
-        return 0
-    for g, choice in zip(groups, choices, strict=True):
-        for name in g.names:  # pinned, so that the operative config repeats the numbers to the bit
-            operative[name] |= {"run.executor": choice.executor, "run.block_steps": choice.block_steps}
+    """Run all of it, or what is left of it, or show its plan; the exit status.
 
-    workdir = files.claim_workdir(setting.workdir, setting.overwrite)
+    Raises `UserError` if some population lost every replica, and `StoppedError` after a signal.
+    """
+    device = resolve_device(setting.device)
+    load = Loader(setting.data_dir, device)
+    variants, operative = build(request, Surroundings(device, imitation(device) if setting.dry_run else load))
+    groups = group(variants)
+    if setting.dry_run:
+        print(dry_run.describe(groups, choose_all(groups)))
+        return 0
+    workdir, asked = files.workdir_at(setting.workdir), request.asked_text()
+    with lock.hold(files.make_folder(workdir)) as held:
+        if setting.overwrite:
+            files.remove_results(workdir)
+        past = None if setting.overwrite else resume.past(workdir, asked, device)
+        if past is not None and past.finished:
+            print(f"{workdir} holds this run, and it has finished: nothing is left to do.")
+            _report(workdir)
+            return 0
+        data = load.digests()
+        start = _start(past, workdir, groups, data, device)
+        choices = _choices(groups, start, device)
+        texts = _written_configs(workdir, request, groups, choices, operative)
+        manifest = Manifest(workdir, setting.command, device, {name: v.seeds for name, v in variants.items()})
+        manifest.update(
+            keyed_random_layout=LAYOUT_VERSION,
+            executors={", ".join(g.names): vars(c) for g, c in zip(groups, choices, strict=True)},
+            data=data,
+        )
+        with manifest.finishing():
+            with signals.listening() as stop:
+                identity = {"config": resume.digest(asked), "data": data}
+                running = Running(groups, choices, workdir, texts, identity, start, held, stop)
+                del past, start  # the tensors in them are the run's now
+                with warm_up.beside(workdir / "config.gin", device, setting.data_dir, choices, running.begun):
+                    running.train()
+            manifest.update(frozen_replicas=running.died)
+            _report(workdir)
+            _require_survivors(groups, running.died)
+    return 0
+
+
+def _written_configs(
+    workdir: Path,
+    request: config.Request,
+    groups: list[Group],
+    choices: list[Choice],
+    operative: dict[str, dict[str, Any]],
+) -> dict[str, str]:
+    """config.gin and operative_config.gin, which pins the executors: so that running it gives the same bits."""
+    for g, choice in zip(groups, choices, strict=True):
+        for name in g.names:
+            operative[name] |= {"run.executor": choice.executor, "run.block_steps": choice.block_steps}
     texts = {"config.gin": request.asked_text(), "operative_config.gin": request.operative_text(operative)}
-    manifest = Manifest(workdir, setting.command, device, {name: v.seeds for name, v in variants.items()})
-    manifest.update(
-        keyed_random_layout=LAYOUT_VERSION,
-        executors={", ".join(g.names): vars(c) for g, c in zip(groups, choices, strict=True)},
-    )
     for name, text in texts.items():
         files.write_atomically(workdir / name, text)
-    with manifest.finishing(), warm_up.beside(workdir / "config.gin", device, setting.data_dir, choices):
-        died = _train_all(groups, choices, workdir, texts)
-        manifest.update(frozen_replicas=died)
-        _report(workdir)
-        lost = [", ".join(g.names) for g in groups if all(str(replica.index) in died for replica in g.replicas)]
-        require(not lost, f"Every replica of {'; '.join(lost)} turned non-finite: a smaller learning rate may help.")
-    return 0
+    return texts
+
+
+def _start(
+    past: resume.Past | None, workdir: Path, groups: list[Group], data: dict[str, str], device: torch.device
+) -> Checkpoint | None:
+    """The checkpoint to go on from; None: the run begins (again, and without what there is, if it had none yet)."""
+    if past is None:
+        return None
+    found = past.checkpoint
+    if found is None or found.run is None:
+        print(f"{workdir} holds this run, but no checkpoint yet: it begins again.")
+        files.remove_results(workdir)
+        return None
+    number = found.run["population"]
+    require(number < len(groups), f"{found.path.parent} is no population of the config, which makes {len(groups)}.")
+    resume.require_fits(found, groups[number])
+    resume.require_same_data(found.run["data"], data)
+    print(f"{workdir} holds this run: it goes on after {found.step:,} updates of population {number}.")
+    resume.tell_what_changed(workdir, device)
+    return found
+
+
+def _choices(groups: list[Group], start: Checkpoint | None, device: torch.device) -> list[Choice]:
+    """Each population's executor: the one that it began with."""
+    if start is None or start.run is None:
+        return choose_all(groups)
+    try:
+        choices = [Choice(**choice) for choice in start.run["choices"]]
+    except TypeError:
+        choices = []
+    require(
+        len(choices) == len(groups),
+        f"{start.path} was written by another version of lopbench, which this one can't go on from. {START_AFRESH}",
+    )
+    for choice in choices:
+        choice.require_possible(device)
+    return choices
 
 
 def _report(workdir: Path) -> None:
@@ -144,62 +221,6 @@ def _report(workdir: Path) -> None:
     print(f"TensorBoard: tensorboard --samples_per_plugin=scalars=0 --logdir={workdir / 'tensorboard'}")
 
 
-def _train_all(groups: list[Group], choices: list[Choice], workdir: Path, texts: dict[str, str]) -> dict[str, int]:
-    """Train every population; `{replica index: updates it completed}` of those that turned non-finite."""
-    replicas = [replica for g in groups for replica in g.replicas]
-    died: dict[str, int] = {}
-    table = Table(workdir, replicas)
-    classifies = groups[0].first.stream.problem.loss == "cross_entropy"
-    board = TensorBoard(
-        workdir,
-        replicas,
-        total_steps=max(g.plan.steps for g in groups),
-        headline=HEADLINE if classifies else ("task/online_loss",),
-    )
-    progress = Progress(total_steps=sum(g.plan.steps for g in groups))
-    try:
-        board.texts(texts)
-        for number, (g, choice) in enumerate(zip(groups, choices, strict=True)):
-            progress.start(g.names, g.plan.steps, f"{len(g.replicas)} replicas, {choice.executor} ({choice.reason})")
-            died |= _train_one(g, choice, [table, board, progress], progress, _saver(g, workdir, number))
-    finally:
-        for logger in (table, board, progress):
-            logger.close()
-    return died
-
-
-def _saver(g: Group, workdir: Path, number: int) -> Save:
-    """What saves population `number` as each task begins and at the end, if it is to be saved."""
-
-    def save(step: int, task: int, state: Tree) -> None:
-        begins = step == g.first.stream.task_start(task)
-        checkpoint.save(checkpoint.path_of(workdir, number, task if begins else None), state, step, task, g.replicas)
-
-    return save if g.first.checkpoints == "tasks" else lambda step, task, state: None
-
-
-def _train_one(g: Group, choice: Choice, loggers: list, progress: Progress, save: Save) -> dict[str, int]:
-    died: dict[str, int] = {}
-
-    def emit(records: Sequence[Record]) -> None:
-        for logger in loggers:
-            logger.write(g.replicas, records)
-
-    def watch(moment: Moment) -> None:
-        progress.advance(moment.step)
-        for replica, alive, step in zip(g.replicas, moment.alive, moment.died_at, strict=True):
-            if not alive and str(replica.index) not in died:
-                died[str(replica.index)] = int(step)
-                progress.say(
-                    f"{name_of(replica)} turned non-finite after {int(step)} updates: frozen at its last finite values."
-                )
-
-    population = g.population()
-    train(population, choice.build(population), g.plan, emit, watch, save=save)
-    return died
-
-
-def name_of(replica: Replica) -> str:
-    """A replica as messages name it."""
-    hyper = "".join(f", {name}={value}" for name, value in replica.hyper.items())
-    return f"replica {replica.index} ({replica.variant}, seed {replica.seed}{hyper})"
+def _require_survivors(groups: list[Group], died: Mapping[str, int]) -> None:
+    lost = [", ".join(g.names) for g in groups if all(str(replica.index) in died for replica in g.replicas)]
+    require(not lost, f"Every replica of {'; '.join(lost)} turned non-finite: a smaller learning rate may help.")

@@ -1,4 +1,4 @@
-"""Measures a run's networks afterwards, from the checkpoints that it saved with run.checkpoints = 'tasks'.
+"""Measures a run's networks afterwards, from the checkpoints that it kept: with run.keep_tasks = 1 one a task.
 
   python -m lopbench.remeasure --workdir=runs/mine
   python -m lopbench.remeasure --workdir=runs/mine --gin_bindings='run.metrics = [@metrics.Ranks]'

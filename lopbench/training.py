@@ -5,18 +5,23 @@ are rebuilt at the stream's boundaries; then a stretch of steps up to the next c
 means are recorded), periodic metrics, at an epoch's end metrics "epoch_end" and `after_evaluation`, and at a
 task's end its means, `end_task`, metrics "task_end".
 Nothing here waits for the device but reading a window or a metric back.
+
+Checkpoints are taken between two calls of the executor, after all records of the steps before: a `Snapshot` holds
+what the rest of the run depends on besides the parts. All else follows from the step: where the cuts are, which
+calls the executor makes, tables, and the strategies' rare work. So neither taking one nor going on from one changes
+any number.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from lopbench.evaluations import TaskEvaluations
 from lopbench.events import Events
 from lopbench.executors import Executor
 from lopbench.learner import call_task_hook, empty_window, initial_state
@@ -24,6 +29,7 @@ from lopbench.loggers.records import Record
 from lopbench.population import Population
 from lopbench.probing import measure
 from lopbench.protocols import Clock, Metric, Tree
+from lopbench.task_so_far import TaskSoFar, Values, mean
 
 EmitRecords = Callable[[Sequence[Record]], None]
 
@@ -60,85 +66,177 @@ class Moment:
     died_at: np.ndarray  # int64 [R]: updates completed by a frozen replica; -1
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All that the rest of a population's run depends on: `step` updates are completed, and `task` has begun.
+
+    `so_far`: `{"sums": {tag: [R]}, "best": ..., "selected": ...}` of the running task, float64 on the host;
+    `seconds`: trained for; `ended`: nothing is left to do.
+    """
+
+    state: Tree
+    step: int
+    task: int
+    so_far: dict[str, Values]
+    seconds: float
+    ended: bool = False
+
+
+class Keeper(Protocol):
+    """Who takes snapshots. Whoever stops a run does so by raising in `save`."""
+
+    def due(self, step: int) -> bool:
+        """Whether a snapshot after `step` updates is asked for; called between any two calls of the executor."""
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Take it; called where one is due, and at the end. The tensors may be changed later."""
+
+
+class KeepNothing:
+    """A keeper that never asks."""
+
+    def due(self, step: int) -> bool:
+        return False
+
+    def save(self, snapshot: Snapshot) -> None:
+        pass
+
+
 def train(
     population: Population,
     executor: Executor,
     plan: Plan,
     emit: EmitRecords,
     watch: Callable[[Moment], None] = lambda moment: None,
-    state: Tree | None = None,
-    save: Callable[[int, int, Tree], None] = lambda step, task, state: None,
+    start: Snapshot | None = None,
+    keeper: Keeper | None = None,
 ) -> Tree:
-    """Train for `plan.steps` updates; every record goes to `emit`. Returns the final state.
+    """Train up to `plan.steps` updates, from the beginning or from `start`; the final state.
 
-    `save(step, task, state)` is called when a task begins (as metrics of "task_start" see it) and at the end.
-
-    Stops early when every replica has turned non-finite.
+    Every record goes to `emit`, those of the steps after `start` only; the tensors of `start` are taken over, and its
+    state left empty. Stops early when every replica has turned non-finite.
     """
-    state = initial_state(population) if state is None else state
-    stream, device = population.stream, population.device
-    events = Events(population)
-    task_sums: dict[str, np.ndarray]
-    tables: Tree = {}
-    step = boundary = 0
-    started = time.perf_counter()
-    timed = (step, started)
-    while step < plan.steps:
-        task, in_task = stream.locate(step)
-        length, began = stream.task_length(task), step - in_task
-        clock = Clock(*(torch.tensor(value, device=device) for value in (step, task, in_task)))
-        if in_task == 0:
-            if task:
-                state = call_task_hook(population, state, clock, "begin_task", task)
-            task_sums, evaluations = {}, TaskEvaluations()
-            save(step, task, state)
-            emit(as_records(_measured(population, state, plan.due("task_start"), task, step), state, step, task))
-        if step == boundary:
-            tables = stream.prepare(step)
-            boundary = stream.next_boundary(step)
-        window_end, epoch_end = (
-            began + _next(in_task, every, length) for every in (plan.window_steps, stream.epoch_length(task))
-        )
-        stop = min(plan.steps, boundary, window_end, plan.next_periodic(step))
-        if plan.due("epoch_end"):
-            stop = min(stop, epoch_end)
-        state = executor.stretch(state, clock, stop - step, tables, events.until(step, stop))
-        step, clock = stop, clock.later(stop - step)
-        alive = None
-        if step in (window_end, plan.steps):
-            window, state = _read_window(population, state)
-            alive = state["alive"].cpu().numpy()
-            emit([*_window_records(window, step, task), *_time_records(population, step, task, started, timed)])
-            timed = (step, time.perf_counter())
-            task_sums = {tag: task_sums.get(tag, 0) + value for tag, value in window.items()}
-        emit(as_records(_measured(population, state, plan.periodic(step), task, step), state, step, task))
-        if step == epoch_end and plan.due("epoch_end"):
-            results = _measured(population, state, plan.due("epoch_end"), task, step)
-            evaluated = as_records(results, state, step, task)
-            evaluations.add(evaluated)
-            emit(evaluated)
-            state = call_task_hook(population, state, clock, "after_evaluation", task, results)
-        if step == began + length:
-            emit([*_task_records(task_sums, length, step, task), *evaluations.records(step, task)])
-            state = call_task_hook(population, state, clock, "end_task", task)
-            emit(as_records(_measured(population, state, plan.due("task_end"), task, step), state, step, task))
-        if alive is not None:
-            watch(Moment(step, task, alive, state["died_at"].cpu().numpy()))
-            if not alive.any():
-                break
-    save(step, stream.locate(max(step - 1, 0))[0], state)
-    return state
+    return _Training(population, executor, plan, emit, watch, start, keeper or KeepNothing()).run()
+
+
+class _Training:
+    """One population under way: what changes on the host."""
+
+    def __init__(
+        self,
+        population: Population,
+        executor: Executor,
+        plan: Plan,
+        emit: EmitRecords,
+        watch: Callable[[Moment], None],
+        start: Snapshot | None,
+        keeper: Keeper,
+    ) -> None:
+        start = start or Snapshot(initial_state(population), 0, -1, {}, seconds=0.0)
+        self.population, self.executor, self.plan = population, executor, plan
+        self.emit, self.watch, self.keeper = emit, watch, keeper
+        self.state, self.step, self.task = dict(start.state), start.step, start.task
+        start.state.clear()  # or whoever has called would hold these tensors for the whole run
+        self.so_far, self.ended = TaskSoFar(**start.so_far), start.ended
+        self.events = Events(population, after=start.step)
+        self.began = time.perf_counter() - start.seconds
+        self.timed = (start.step, time.perf_counter())  # when the last window ended
+
+    def run(self) -> Tree:
+        stream, plan = self.population.stream, self.plan
+        tables: Tree = {}
+        boundary = self.step  # tables follow from the step
+        while self.step < plan.steps and not self.ended:
+            task, in_task = stream.locate(self.step)
+            length, task_began = stream.task_length(task), self.step - in_task
+            if task != self.task:
+                self._begin_task(task)
+            if self.step == boundary:
+                tables, boundary = stream.prepare(self.step), stream.next_boundary(self.step)
+            window_end, epoch_end = (
+                task_began + _next(in_task, every, length) for every in (plan.window_steps, stream.epoch_length(task))
+            )
+            evaluates = bool(plan.due("epoch_end"))
+            cuts = (plan.steps, boundary, window_end, plan.next_periodic(self.step), *([epoch_end] * evaluates))
+            self._stretch(min(cuts), tables)
+            moment = self._end_window() if self.step in (window_end, plan.steps) else None
+            self.emit(self._measured(plan.periodic(self.step)))
+            if evaluates and self.step == epoch_end:
+                self._end_epoch()
+            if self.step == task_began + length:
+                self._end_task(length)
+            if moment is not None:
+                self.watch(moment)
+                self.ended = not moment.alive.any()
+        self.ended = True
+        self.keeper.save(self._snapshot(self.state, self.step))
+        return self.state
+
+    def _snapshot(self, state: Tree, step: int) -> Snapshot:
+        seconds = time.perf_counter() - self.began
+        return Snapshot(state, step, self.task, asdict(self.so_far), seconds, self.ended)
+
+    def _clock(self) -> Clock:
+        """Of the step to come, in the running task (at its end: one step past its last)."""
+        now = (self.step, self.task, self.step - self.population.stream.task_start(self.task))
+        return Clock(*(torch.tensor(value, device=self.population.device) for value in now))
+
+    def _measured(self, metrics: Sequence[Metric]) -> list[Record]:
+        return as_records(self._measure(metrics), self.state, self.step, self.task)
+
+    def _measure(self, metrics: Sequence[Metric]) -> dict[str, torch.Tensor]:
+        return measure(self.population, self.state, metrics, self.task, self.step) if metrics else {}
+
+    def _call(self, hook: str, *arguments: dict[str, torch.Tensor]) -> None:
+        self.state = call_task_hook(self.population, self.state, self._clock(), hook, self.task, *arguments)
+
+    def _begin_task(self, task: int) -> None:
+        self.task, self.so_far = task, TaskSoFar()
+        if task:
+            self._call("begin_task")
+        self.emit(self._measured(self.plan.due("task_start")))
+
+    def _stretch(self, stop: int, tables: Tree) -> None:
+        """The steps up to `stop`, with a snapshot between two calls where one is due."""
+        began, events = self.step, self.events.until(self.step, stop)
+        if self.keeper.due(began):
+            self.keeper.save(self._snapshot(self.state, began))
+        for made, reached in self.executor.calls(self.state, self._clock(), stop - began, tables, events):
+            if began + made < stop and self.keeper.due(began + made):  # at `stop` there are records to come
+                self.keeper.save(self._snapshot(reached(), began + made))
+        self.state, self.step = reached(), stop
+
+    def _end_window(self) -> Moment:
+        window, self.state = _read_window(self.population, self.state)
+        alive, died_at = (self.state[key].cpu().numpy() for key in ("alive", "died_at"))
+        self.emit([*_window_records(window, self.step, self.task), *self._time_records()])
+        self.so_far.add_window(window)
+        return Moment(self.step, self.task, alive, died_at)
+
+    def _time_records(self) -> list[Record]:
+        """`time/seconds` since training began, and `time/steps_per_second` since the window before."""
+        now, (step, ended) = time.perf_counter(), self.timed
+        self.timed = (self.step, now)
+        values = {"seconds": now - self.began, "steps_per_second": (self.step - step) / (now - ended)}
+        everyone = np.ones(self.population.replicas)
+        return [Record(self.step, self.task, f"time/{tag}", value * everyone) for tag, value in values.items()]
+
+    def _end_epoch(self) -> None:
+        results = self._measure(self.plan.due("epoch_end"))
+        records = as_records(results, self.state, self.step, self.task)
+        self.so_far.add_evaluations(records)
+        self.emit(records)
+        self._call("after_evaluation", results)
+
+    def _end_task(self, length: int) -> None:
+        self.emit(self.so_far.records(length, self.step, self.task))
+        self._call("end_task")
+        self.emit(self._measured(self.plan.due("task_end")))
 
 
 def _next(in_task: int, every: int, length: int) -> int:
     """The next multiple of `every` after `in_task`, or the task's end if that comes first."""
     return min(length, (in_task // every + 1) * every)
-
-
-def _measured(
-    population: Population, state: Tree, metrics: Sequence[Metric], task: int, step: int
-) -> dict[str, torch.Tensor]:
-    return measure(population, state, metrics, task, step) if metrics else {}
 
 
 def as_records(results: dict[str, torch.Tensor], state: Tree, step: int, task: int) -> list[Record]:
@@ -160,40 +258,17 @@ def _read_window(population: Population, state: Tree) -> tuple[dict[str, np.ndar
     return read, {**state, "online": fresh}
 
 
-MEANS = {"loss": "loss", "accuracy": "accuracy"}
-
-
 def _window_records(sums: dict[str, np.ndarray], step: int, task: int) -> list[Record]:
     """`online/...` means, `strategy/...` sums, and mean losses around reinitialisations, of one window."""
-    records = [Record(step, task, f"online/{tag}", _ratio(sums[tag], sums["steps"])) for tag in MEANS if tag in sums]
+    means = ("loss", "accuracy")
+    records = [Record(step, task, f"online/{tag}", mean(sums[tag], sums["steps"])) for tag in means if tag in sums]
     for tag, value in sums.items():
-        if tag not in (*MEANS, "steps", "events", "loss_before", "loss_after"):
+        if tag not in (*means, "steps", "events", "loss_before", "loss_after"):
             records.append(Record(step, task, f"strategy/{tag}", _where_trained(value, sums["steps"])))
     if "events" in sums and sums["events"].any():
         for tag in ("loss_before", "loss_after"):
-            records.append(Record(step, task, f"strategy/{tag}_reinitialization", _ratio(sums[tag], sums["events"])))
+            records.append(Record(step, task, f"strategy/{tag}_reinitialization", mean(sums[tag], sums["events"])))
     return records
-
-
-def _time_records(
-    population: Population, step: int, task: int, started: float, before: tuple[int, float]
-) -> list[Record]:
-    """`time/seconds` since training began, and `time/steps_per_second` since the window before."""
-    now = time.perf_counter()
-    values = {"seconds": now - started, "steps_per_second": (step - before[0]) / (now - before[1])}
-    return [Record(step, task, f"time/{tag}", np.full(population.replicas, value)) for tag, value in values.items()]
-
-
-def _task_records(sums: dict[str, np.ndarray], length: int, step: int, task: int) -> list[Record]:
-    """`task/online_...`: means over the task's steps."""
-    counted = np.where(sums["steps"] == length, length, 0)  # a replica frozen within the task has no mean of it
-    means = {tag: _ratio(sums[tag], counted) for tag in MEANS if tag in sums}
-    return [Record(step, task, f"task/online_{tag}", mean) for tag, mean in means.items()]
-
-
-def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """total / count, NaN where nothing was counted (a frozen replica)."""
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def _where_trained(value: np.ndarray, steps: np.ndarray) -> np.ndarray:

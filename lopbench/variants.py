@@ -19,6 +19,7 @@ from torch import nn
 from lopbench.checks import is_integer, is_number
 from lopbench.errors import require
 from lopbench.executors import EXECUTORS
+from lopbench.keeping import Rule
 from lopbench.loggers.records import Replica
 from lopbench.metrics.evaluation import Evaluation
 from lopbench.optimizers.schedules import Constant
@@ -30,7 +31,7 @@ from lopbench.strategies.baseline import Baseline
 from lopbench.training import Plan
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-CHECKPOINTS = (None, "tasks")
+ON_NONFINITE = ("freeze", "stop")
 #: Seeds are 64-bit keys; a gin file may name any of these.
 SEED_BOUND = 2**63
 
@@ -59,7 +60,9 @@ class Variant:
     plan: Plan
     executor: str
     block_steps: int | None
-    checkpoints: str | None
+    deterministic: bool
+    on_nonfinite: str
+    checkpoints: Rule
 
     def structure(self) -> tuple[Any, ...]:
         """What must be equal for two variants to share a population."""
@@ -71,7 +74,7 @@ class Variant:
             module,
             tuple(structure_of(part) for part in parts),
             (self.dtype, self.max_gradient_norm is None, self.plan.steps, self.plan.window_steps),
-            (self.executor, self.block_steps, self.checkpoints),
+            (self.executor, self.block_steps, self.deterministic, self.on_nonfinite, self.checkpoints),
         )
 
     def numbers(self) -> dict[str, float | None]:
@@ -108,7 +111,13 @@ def run(
     max_gradient_norm: PerReplica[float | None] = None,
     executor: str = "auto",
     block_steps: int | None = None,
-    checkpoints: str | None = None,
+    deterministic: bool = False,
+    on_nonfinite: str = "freeze",
+    checkpoint_minutes: float | None = 10.0,
+    checkpoint_steps: int | None = None,
+    checkpoint_tasks: int | None = None,
+    keep_checkpoints: int = 2,
+    keep_tasks: int | None = None,
 ) -> Variant:
     """Build the parts of one variant, in this order: source, stream, architecture, the others.
 
@@ -119,7 +128,12 @@ def run(
     dtype: "float32" or "float64", of parameters and inputs.
     max_gradient_norm: a replica's gradient is scaled down to this norm; None: never.
     executor: "auto", or one of executors.EXECUTORS; block_steps: updates in one call of it, None: chosen.
-    checkpoints: "tasks": save the whole state as each task begins and at the end (see checkpoint.py); None: nothing.
+    deterministic: use algorithms only that repeat to the bit on a GPU, too, which may be slower.
+    on_nonfinite: "freeze" a replica that turns non-finite and go on with the others, or "stop" the run.
+    checkpoint_minutes, checkpoint_steps, checkpoint_tasks: write a checkpoint after so many minutes, at multiples of so
+        many updates, as every n-th task begins; None: not so.
+    keep_checkpoints: how many to keep, of those to go on from.
+    keep_tasks: also keep, for good, those written as every n-th task begins; None: none.
     """
     for name, value in (("max_tasks", max_tasks), ("max_steps", max_steps)):
         _check_run(name, value, value is None or is_integer(value, 1), "an integer at least 1, or None for no limit")
@@ -129,7 +143,9 @@ def run(
     _check_run(
         "block_steps", block_steps, block_steps is None or is_integer(block_steps, 1), "an integer at least 1, or None"
     )
-    _check_run("checkpoints", checkpoints, checkpoints in CHECKPOINTS, "'tasks', or None to save nothing")
+    _check_run("deterministic", deterministic, isinstance(deterministic, bool), "True or False")
+    _check_run("on_nonfinite", on_nonfinite, on_nonfinite in ON_NONFINITE, f"one of {', '.join(ON_NONFINITE)}")
+    checkpoints = _rule(checkpoint_minutes, checkpoint_steps, checkpoint_tasks, keep_checkpoints, keep_tasks)
     positive = is_number(max_gradient_norm) and max_gradient_norm > 0  # type: ignore[operator]
     _check_run(
         "max_gradient_norm", max_gradient_norm, max_gradient_norm is None or positive, "a number above 0, or None"
@@ -170,6 +186,8 @@ def run(
         ),
         executor=executor,
         block_steps=block_steps,
+        deterministic=deterministic,
+        on_nonfinite=on_nonfinite,
         checkpoints=checkpoints,
     )
     population = populate([variant])
@@ -194,6 +212,16 @@ def _check_evaluations(strategy: Strategy, metrics: Sequence[Metric]) -> None:
             "nothing measures it: list @metrics.Evaluation in run.metrics, and bind metrics.Evaluation.every = "
             f"'epoch_end' and metrics.Evaluation.probe_split = ['test', '{split}'].",
         )
+
+
+def _rule(minutes: float | None, steps: int | None, tasks: int | None, last: int, keep_tasks: int | None) -> Rule:
+    """When checkpoints are written, and which are kept."""
+    positive = minutes is None or (is_number(minutes) and minutes > 0)
+    _check_run("checkpoint_minutes", minutes, positive, "a number above 0, or None")
+    for name, value in (("checkpoint_steps", steps), ("checkpoint_tasks", tasks), ("keep_tasks", keep_tasks)):
+        _check_run(name, value, value is None or is_integer(value, 1), "an integer at least 1, or None")
+    _check_run("keep_checkpoints", last, is_integer(last, 1), "an integer at least 1")
+    return Rule(minutes, steps, tasks, last, keep_tasks)
 
 
 def _check_run(name: str, value: Any, right: bool, what: str) -> None:

@@ -1,7 +1,8 @@
-"""Compiling ahead: `python -m lopbench.warm_up CONFIG DEVICE [DATA_DIR]` fills the compiler's cache on disk.
+"""Compiling ahead: `python -m lopbench.warm_up CONFIG DEVICE FIRST [DATA_DIR]` fills the compiler's cache on disk.
 
-While a run trains its first population, this process builds the later ones and runs their blocks once, so that
-the run finds them compiled. It changes no result: if it fails or comes too late, the run compiles by itself.
+While a run trains population FIRST, this process builds the later ones and runs their blocks once, so that the run
+finds them compiled. It changes no result: if it fails or comes too late, the run compiles by itself. It ends with the
+run, however that ends.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +20,18 @@ import torch
 
 from lopbench import config
 from lopbench.events import Events
-from lopbench.executors import Choice
+from lopbench.executors import Choice, stretch
 from lopbench.learner import initial_state
 from lopbench.protocols import Clock
 from lopbench.variants import Group
 
 
 @contextmanager
-def beside(config_file: Path, device: torch.device, data_dir: str | None, choices: Sequence[Choice]) -> Iterator[None]:
-    """Compile ahead within this context, where that helps: several compiled populations, and a core to spare."""
-    later = [choice for choice in choices[1:] if choice.executor.endswith("compiled")]
+def beside(
+    config_file: Path, device: torch.device, data_dir: str | None, choices: Sequence[Choice], first: int = 0
+) -> Iterator[None]:
+    """Compile ahead within this context, where that helps: compiled populations after `first`, and a core to spare."""
+    later = [choice for choice in choices[first + 1 :] if choice.executor.endswith("compiled")]
     if device.type != "cpu" or not later or (os.cpu_count() or 1) < 2:
         yield
         return
@@ -36,6 +41,7 @@ def beside(config_file: Path, device: torch.device, data_dir: str | None, choice
         "lopbench.warm_up",
         str(config_file),
         str(device),
+        str(first),
         *([data_dir] if data_dir else []),
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -57,19 +63,27 @@ def warm(g: Group, choice: Choice) -> None:
     def clock() -> Clock:
         return Clock(*(torch.tensor(0, device=population.device) for _ in range(3)))
 
-    executor.stretch(state, clock(), choice.block_steps, tables, [])
+    stretch(executor, state, clock(), choice.block_steps, tables)
     first = Events(population).ahead
     if first is not None:
-        executor.stretch(state, clock(), 1, tables, [(0, first[1])])
+        stretch(executor, state, clock(), 1, tables, [(0, first[1])])
 
 
-def main(config_file: str, device: str, data_dir: str | None = None) -> None:
-    from lopbench.experiment import build, choose_all, loader
+def _end_with(parent: int) -> None:
+    """End this process once its parent has, which may have been killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def main(config_file: str, device: str, first: str, data_dir: str | None = None) -> None:
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    from lopbench.experiment import Loader, build, choose_all
     from lopbench.variants import Surroundings, group
 
     where = torch.device(device)
-    groups = group(build(config.read([config_file]), Surroundings(where, loader(data_dir, where)))[0])
-    for g, choice in list(zip(groups, choose_all(groups), strict=True))[1:]:
+    groups = group(build(config.read([config_file]), Surroundings(where, Loader(data_dir, where)))[0])
+    for g, choice in list(zip(groups, choose_all(groups), strict=True))[int(first) + 1 :]:
         if choice.executor.endswith("compiled"):
             warm(g, choice)
 

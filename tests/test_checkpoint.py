@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -20,12 +21,13 @@ from lopbench.errors import UserError
 from lopbench.learner import initial_state
 from lopbench.loggers.records import Replica
 from lopbench.optimizers.adam import Adam
-from lopbench.population import Population
+from lopbench.population import Population, map_tree
 from lopbench.probing import probe
 from lopbench.protocols import Problem, Tree
 from lopbench.strategies.continual_backprop import ContinualBackprop
 from lopbench.strategies.ewc import EWC
 from lopbench.strategies.selective_weight_reinit import SelectiveWeightReinit
+from lopbench.training import Snapshot
 from tests.helpers import TinyNet, run, tiny_population
 
 REPLICAS = (
@@ -33,6 +35,12 @@ REPLICAS = (
     Replica(5, "off", -3, {"strategies.SelectiveWeightReinit.reinit_factor": None}),
 )
 PROBLEM = Problem((4,), 3, "cross_entropy")
+SO_FAR = {
+    "sums": {"loss": np.array([0.5, np.nan])},
+    "best": {"evaluation/accuracy.test": np.array([1.0, 0.1])},
+    "selected": {},
+}
+RUN = {"population": 0, "died": {"5": 2}, "choices": [{"executor": "eager"}]}
 
 
 class Normalised(nn.Module):
@@ -50,7 +58,7 @@ class Normalised(nn.Module):
 def saved(path: Path, population: Population, updates: int) -> Tree:
     """The state after some updates, and its checkpoint on disk."""
     state = run(population, updates)
-    checkpoint.save(path, state, updates, 0, REPLICAS)
+    checkpoint.save(path, Snapshot(state, updates, 0, SO_FAR, seconds=1.0), REPLICAS, RUN)
     return state
 
 
@@ -77,7 +85,12 @@ def assert_same(one: Tree, other: Tree) -> None:
     assert [path for path, _ in leaves(one)] == [path for path, _ in leaves(other)]
     for (path, a), (_, b) in zip(leaves(one), leaves(other), strict=True):
         if a is not None and b is not None:
-            assert a.dtype == b.dtype and torch.equal(a, b), path
+            assert a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits(a), bits(b)), path
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """A tensor's bytes, of which those of two NaNs are equal."""
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 # What comes back ------------------------------------------------------------------------------------
@@ -99,7 +112,8 @@ def test_the_whole_tree_comes_back_and_training_goes_on_from_it(
     learners = population()
     state = saved(tmp_path / "a.safetensors", learners, 6)
     found = checkpoint.load(tmp_path / "a.safetensors")
-    assert (found.step, found.task, found.replicas) == (6, 0, REPLICAS)
+    assert (found.step, found.task, found.replicas, found.run) == (6, 0, REPLICAS, RUN)
+    np.testing.assert_equal(found.so_far, SO_FAR)
     assert_same(found.state, state)
     assert_same(run(learners, 4, found.state, done=6), run(learners, 10))
 
@@ -108,7 +122,7 @@ def test_what_two_branches_share_comes_back_in_both(tmp_path: Path) -> None:
     state = initial_state(tiny_population(replicas=2))
     weight = state["parameters"]["hidden.weight"]
     state["strategies"] = {"0": {"kept": weight, "transposed": weight.mT, "row": weight[:, :1], "none": {}}}
-    checkpoint.save(tmp_path / "a.safetensors", state, 0, 0, REPLICAS)
+    checkpoint.save(tmp_path / "a.safetensors", Snapshot(state, 0, 0, {}, seconds=0.0), REPLICAS)
     assert_same(checkpoint.load(tmp_path / "a.safetensors").state, state)
 
 
@@ -124,15 +138,16 @@ def test_what_was_loaded_has_left_the_file(file: Path) -> None:
 def test_the_layout_is_the_documented_one(file: Path) -> None:
     tensors = safetensors.torch.load_file(file)
     expected = {"parameters/hidden.weight", "optimizer/momentum/hidden.weight", "hyper/optimizer/learning_rate"}
-    assert expected | {"seeds", "alive", "died_at", "online/loss"} <= tensors.keys()
+    assert expected | {"seeds", "alive", "died_at", "online/loss", "task/sums/loss"} <= tensors.keys()
     assert tensors["parameters/hidden.weight"].shape == (2, 5, 4)
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
     assert {key: metadata[key] for key in ("format", "layout", "step", "task")} == {
-        **{"format": "lopbench checkpoint", "layout": "1", "step": "3", "task": "0"}
+        **{"format": "lopbench checkpoint", "layout": "2", "step": "3", "task": "0"}
     }
     assert json.loads(metadata["replicas"]) == [dataclasses.asdict(replica) for replica in REPLICAS]
     assert json.loads(metadata["tree"])["buffers"] == {}
+    assert json.loads(metadata["run"]) == RUN
     assert len(metadata["sha256"]) == 64
 
 
@@ -197,8 +212,26 @@ def test_another_layout_is_refused_by_its_version(file: Path) -> None:
         metadata = opened.metadata()
     contents = safetensors.torch.load_file(file)
     file.write_bytes(safetensors.torch.save(contents, {**metadata, "layout": "7"}))
-    with pytest.raises(UserError, match=r"a\.safetensors is a checkpoint of layout 7; .* reads 1"):
+    with pytest.raises(UserError, match=r"a\.safetensors is a checkpoint of layout 7; .* reads 1 and 2\."):
         checkpoint.load(file)
+
+
+def test_networks_of_the_first_layout_are_read(tmp_path: Path) -> None:
+    """Written as version 1 of the layout had it: without `run`, and without the branch "task"."""
+    state = run(tiny_population(replicas=2), 3)
+    tensors = dict(checkpoint._leaves(state))
+    metadata = {
+        **{"format": "lopbench checkpoint", "layout": "1", "step": "3", "task": "0"},
+        "replicas": json.dumps([dataclasses.asdict(replica) for replica in REPLICAS]),
+        "tree": json.dumps(map_tree(lambda leaf: None, state)),
+    }
+    metadata["sha256"] = checkpoint._digest(metadata, tensors)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    (tmp_path / "old.safetensors").write_bytes(safetensors.torch.save(tensors, metadata))
+    found = checkpoint.load(tmp_path / "old.safetensors")
+    assert_same(found.state, state)
+    assert (found.step, found.so_far, found.run) == (3, {}, None)
+    assert checkpoint.state_dict(tmp_path / "old.safetensors", 4)["hidden.weight"].shape == (5, 4)
 
 
 # The files of a run ---------------------------------------------------------------------------------
@@ -212,9 +245,11 @@ def test_a_run_s_files_are_listed_in_the_order_of_saving(tmp_path: Path) -> None
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         (path.parent / "best.safetensors").touch()  # somebody else's
+        checkpoint.path_of(tmp_path, population, step=7).touch()  # not for good
         (path.parent / ".task-0003.safetensors.tmp").touch()
     found = checkpoint.saved(tmp_path)
     assert list(found) == [2, 10]
     assert found[2] == [checkpoint.path_of(tmp_path, 2, task) for task in tasks]
     assert found[2][1] == tmp_path / "checkpoints/population-2/task-0009.safetensors"
+    assert (2, checkpoint.path_of(tmp_path, 2, step=7)) in checkpoint.files_of(tmp_path)
     assert checkpoint.saved(tmp_path / "elsewhere") == {}

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lopbench.architectures.mlp import MLP
 from lopbench.events import Events
-from lopbench.executors import Looped, Stacked
+from lopbench.executors import Looped, Stacked, stretch
 from lopbench.learner import initial_state
 from lopbench.optimizers.adam import Adam
 from lopbench.optimizers.sgd import SGD
@@ -50,7 +50,7 @@ def trained(population: Population, updates: int, compiled=False, through=None, 
     state = initial_state(population) if state is None else state
     clock = Clock(torch.tensor(step), torch.tensor(0), torch.tensor(step))
     events = Events(population).until(step, step + updates)
-    return through.stretch(state, clock, updates, population.stream.prepare(step), events)
+    return stretch(through, state, clock, updates, population.stream.prepare(step), events)
 
 
 def leaves(tree) -> list[torch.Tensor]:
@@ -177,7 +177,7 @@ def test_law_4_nothing_in_a_block_waits_for_the_host():
                 ),
             )
         ]
-        Stacked(p, 2, compiled=False).stretch(state, clock, 5, p.stream.prepare(0), events)
+        stretch(Stacked(p, 2, compiled=False), state, clock, 5, p.stream.prepare(0), events)
 
 
 @EXECUTORS

@@ -15,7 +15,7 @@ from lopbench.loggers.records import Record
 from lopbench.metrics import Evaluation, WeightMagnitude
 from lopbench.population import Population
 from lopbench.protocols import Strategy, Tree
-from lopbench.training import Plan, train
+from lopbench.training import KeepNothing, Plan, Snapshot, train
 from tests.helpers import TinyStream, tiny_population
 
 LENGTHS = (4, 6, 2)
@@ -84,6 +84,19 @@ def trained(p: Population, plan: Plan, **options: Any) -> tuple[Tree, list[Recor
     return train(p, Stacked(p, 2, compiled=False), plan, records.extend, **options), records
 
 
+class Always(KeepNothing):
+    """Takes a snapshot wherever it is asked."""
+
+    def __init__(self) -> None:
+        self.taken: list[Snapshot] = []
+
+    def due(self, step: int) -> bool:
+        return True
+
+    def save(self, snapshot: Snapshot) -> None:
+        self.taken.append(snapshot)
+
+
 EVALUATION = Evaluation(every="epoch_end", probe_size=9, probe_split=("test", "old"))
 AT_ENDS = WeightMagnitude(every="task_end")
 
@@ -113,13 +126,12 @@ def test_outputs_that_do_not_count_yet_take_no_part() -> None:
 
 
 def test_the_hooks_come_in_order_and_see_the_evaluation() -> None:
-    marks: dict[tuple[int, int], float] = {}
-
-    def save(step: int, task: int, state: Tree) -> None:
-        marks[step, task] = float(state["parameters"]["output.bias"][0, 0])
-
-    end, records = trained(population(Diary()), Plan(12, 100, (EVALUATION, AT_ENDS)), save=save)
-    assert list(marks) == [(0, 0), (4, 1), (10, 2), (12, 2)]
+    keeper = Always()
+    end, records = trained(population(Diary()), Plan(12, 100, (EVALUATION, AT_ENDS)), keeper=keeper)
+    assert [one.ended for one in keeper.taken] == [False] * 6 + [True]
+    bias = [float(one.state["parameters"]["output.bias"][0, 0]) for one in keeper.taken]
+    marks = {(one.step, one.task): value for one, value in zip(keeper.taken, bias, strict=True)}
+    assert [at for at in marks if at[0] in (0, 4, 10, 12)] == [(0, 0), (4, 1), (10, 2), (12, 2)]
     assert marks[4, 1] == marks[10, 2] == 1  # a task begins after the one before ended
     assert marks[12, 2] == 2  # and its end comes after its last evaluation
     last = [record.values for record in records if record.tag == "evaluation/accuracy.test"][-1]

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lopbench import checkpoint, config
+from lopbench import checkpoint, config, files, lock
 from lopbench.errors import require
 from lopbench.executors import choose
-from lopbench.experiment import build, loader, name_of, resolve_device
+from lopbench.experiment import Loader, build, resolve_device
 from lopbench.loggers.table import Table
 from lopbench.probing import measure
-from lopbench.protocols import Tree
+from lopbench.resume import require_fits
 from lopbench.training import as_records
 from lopbench.variants import Group, Surroundings, group
 
@@ -44,47 +44,27 @@ def remeasure(
     config_file = workdir / "config.gin"
     require(config_file.is_file(), f"There is no run in {workdir}: it holds no config.gin.")
     saved = checkpoint.saved(workdir)
-    require(bool(saved), f"There are no checkpoints in {workdir}: a run saves them where run.checkpoints is 'tasks'.")
+    require(
+        bool(saved),
+        f"There are no checkpoints in {workdir}: a run saves one at its end, and with run.keep_tasks = 1 one a task.",
+    )
     where = resolve_device(device)
     request = config.read([str(config_file.absolute())], bindings, search_paths)
-    groups = group(build(request, Surroundings(where, loader(data_dir, where)))[0])
+    groups = group(build(request, Surroundings(where, Loader(data_dir, where)))[0])
     require(any(g.plan.metrics for g in groups), "run.metrics is empty: bind it to what shall be measured.")
     for number, paths in saved.items():
         require(number < len(groups), f"{paths[0].parent} is no population of the config, which makes {len(groups)}.")
-        _check_fits(paths[0], groups[number])
+        require_fits(checkpoint.load(paths[0]), groups[number])
 
-    table = Table(workdir, [replica for g in groups for replica in g.replicas], folder=FOLDER)
-    for number, paths in saved.items():
-        before = table.rows
-        _measure_population(groups[number], paths, table)
-        names, rows = ", ".join(groups[number].names), table.rows - before
-        print(f"population {number} ({names}): {len(paths)} checkpoints, {rows:,} rows")
-    table.close()
+    with lock.hold(files.make_folder(workdir / FOLDER, parents=False)):
+        table = Table(workdir, [replica for g in groups for replica in g.replicas], folder=FOLDER)
+        for number, paths in saved.items():
+            before = table.rows
+            _measure_population(groups[number], paths, table)
+            names, rows = ", ".join(groups[number].names), table.rows - before
+            print(f"population {number} ({names}): {len(paths)} checkpoints, {rows:,} rows")
+        table.close()
     print(f"results:     {table.folder}, {table.rows:,} rows")
-
-
-def _check_fits(path: Path, g: Group) -> None:
-    """Raise `UserError` with the first difference between what was saved and what the config makes."""
-    found = checkpoint.load(path)
-    count, made = len(found.replicas), len(g.replicas)
-    require(count == made, f"{path} holds {count} replicas where the config makes {made}.")
-    for theirs, ours in zip(found.replicas, g.replicas, strict=True):
-        require(theirs == ours, f"{path} holds {name_of(theirs)} where the config makes {name_of(ours)}.")
-    population = g.population()
-    saved = _shapes(found.state)
-    built = _shapes({"parameters": population.initial_parameters(), "buffers": population.initial_buffers()})
-    for name in [*built, *saved]:
-        here, there = saved.get(name, "missing"), built.get(name, "missing")
-        require(here == there, f"In {path} {name} is {here}, and in the network that the config makes {there}.")
-
-
-def _shapes(state: Tree) -> dict[str, str]:
-    """What the networks consist of: `{"parameters/hidden.0.weight": "float32 [2, 5, 16]"}`."""
-    return {
-        f"{branch}/{name}": f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}"
-        for branch in ("parameters", "buffers")
-        for name, leaf in state[branch].items()
-    }
 
 
 def _measure_population(g: Group, paths: Sequence[Path], table: Table) -> None:

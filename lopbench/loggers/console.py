@@ -51,14 +51,19 @@ class Progress:
 
     def start(self, variants: Sequence[str], steps: int, note: str, done: int = 0) -> None:
         """Announce the next population, of `steps` updates; `done` of them were made before a resume."""
-        self.say(f"{_together(variants)}: {steps:,} steps; {note}")
+        already = f", going on after {done:,}" if done else ""
+        self.say(f"{_together(variants)}: {steps:,} steps{already}; {note}")
         self._population_at = done
-        self._done += done
-        self._done_before += done
+        self.pass_by(done)
+
+    def pass_by(self, steps: int) -> None:
+        """Count steps that were made before a resume."""
+        self._done += steps
+        self._done_before += steps
         self._printed = self._lines_due()
         if self._bar is not None:
-            self._bar.initial += done
-            self._bar.n += done
+            self._bar.initial += steps
+            self._bar.n += steps
 
     def advance(self, step: int) -> None:
         """Note that the population has now made `step` updates."""

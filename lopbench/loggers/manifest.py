@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 import lopbench
 from lopbench import files
+from lopbench.errors import StoppedError, UserError
+from lopbench.lock import LockLostError
 
 PACKAGES = ("torch", "torchvision", "gin-config", "numpy", "tensorboard")
 
@@ -51,14 +53,20 @@ class Manifest:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """Note how the run within ended: finished, interrupted (a signal, an exit) or failed (and of what)."""
+        """Note how the run within ended: finished, interrupted (a signal) or failed (and of what)."""
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
-            self.update(status="interrupted", ended=_now())
+        except LockLostError:  # the file is another process's
             raise
         except BaseException as error:
-            self.update(status="failed", ended=_now(), error=f"{type(error).__name__}: {error}")
+            stopped = isinstance(error, StoppedError | KeyboardInterrupt | SystemExit)
+            told = (
+                {"status": "interrupted"}
+                if stopped
+                else {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            )
+            with suppress(UserError):  # what is told is the first failure
+                self.update(**told, ended=_now())
             raise
         self.update(status="finished", ended=_now())
 

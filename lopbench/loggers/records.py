@@ -94,3 +94,9 @@ def _number(value: float | None) -> str:
     if value is None:
         return "off"
     return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
+
+
+def name_of(replica: Replica) -> str:
+    """A replica as messages name it."""
+    hyper = "".join(f", {name}={value}" for name, value in replica.hyper.items())
+    return f"replica {replica.index} ({replica.variant}, seed {replica.seed}{hyper})"

@@ -20,12 +20,14 @@ from __future__ import annotations
 import io
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
@@ -49,9 +51,9 @@ class TensorBoard:
 
     `replicas`: all of the run; where a variant has more than `max_replica_runs`, each of its points shows as
     many of its first seeds. `total_steps`: the updates a replica will make, for the thinning. `headline`: the
-    tags shown on the custom scalars and hparams pages. `resumed_at`: when a run goes on, the updates that each
-    replica (by index) had completed; later points in the files of before are hidden, for they are written
-    again. Files are appended to every `flush_seconds` of `clock`.
+    tags shown on the custom scalars and hparams pages. `position`: when a run goes on, what the property of that name
+    gave after a flush; whatever was written later is cut off, for it is written again. Files are appended to every
+    `flush_seconds` of `clock`. There is one file a run, however often it is resumed.
     """
 
     def __init__(
@@ -62,16 +64,19 @@ class TensorBoard:
         max_replica_runs: int = 16,
         max_points: int = 1_000,
         headline: Sequence[str] = HEADLINE,
-        resumed_at: Mapping[int, int] | None = None,
+        position: Mapping[str, Any] | None = None,
         flush_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = varying(replicas)
         self._stride = -(-(total_steps + 1) // max_points)
         self._flush_seconds, self._clock, self._flushed_at = flush_seconds, clock, clock()
-        self._written: dict[tuple[Point, int, str], int] = {}
+        begun = position or {"bytes": {}, "strides": []}
+        self._written = {(population, tag): stride for population, tag, stride in begun["strides"]}
         self._gathering: dict[tuple[Point, str, int], list[float]] = {}
         self._seeds = {point: len(members) for point, members in by_point(replicas).items()}
+        self._root = Path(workdir) / "tensorboard"
+        self._runs: dict[str, _Run] = {}
         self._means: dict[Point, _Run] = {}
         self._replicas: dict[int, _Run] = {}
         shown = _shown(replicas, max_replica_runs)
@@ -79,28 +84,41 @@ class TensorBoard:
         taken: set[Path] = set()
         naming = distinguishing(by_point(replicas))
         for point, members in by_point(replicas).items():
-            folder = Path(workdir) / "tensorboard" / _folder_name(point[0])
+            folder = Path(_folder_name(point[0]))
             folder = _unused(folder / _folder_name(describe(point, naming, between=",")), taken)
-            seeds = [replicas[position] for position in members]
-            done = [resumed_at[replica.index] for replica in seeds] if resumed_at is not None else None
-            self._means[point] = _Run(folder / "mean", min(done) if done else None)
-            self._means[point].add(layout)
-            for number, replica in enumerate(seeds):
+            self._means[point] = self._run(folder / "mean", begun["bytes"], layout)
+            for replica in (replicas[member] for member in members):
                 if replica.index in shown:
-                    run = _Run(_unused(folder / f"seed_{replica.seed:03d}", taken), done[number] if done else None)
-                    run.add(layout, *_session_start(replica, self._names, headline))
-                    self._replicas[replica.index] = run
+                    own = _unused(folder / f"seed_{replica.seed:03d}", taken)
+                    start = _session_start(replica, self._names, headline)
+                    self._replicas[replica.index] = self._run(own, begun["bytes"], layout, *start)
+
+    def _run(self, folder: Path, sizes: Mapping[str, int], *head: Summary) -> _Run:
+        """The run in a folder below tensorboard: begun with `head`, or gone on with."""
+        run = _Run(self._root / folder, sizes.get(folder.as_posix()))
+        self._runs[folder.as_posix()] = run
+        if not run.resumed:
+            run.add(*head)
+        return run
 
     def texts(self, texts: Mapping[str, str]) -> None:
-        """Show texts by name, such as the run's config.gin, verbatim, in every `mean` run."""
+        """Show texts by name, such as the run's config.gin, verbatim, in every `mean` run that does not have them."""
         for run in self._means.values():
-            run.add(*(_text(name, content) for name, content in texts.items()))
+            if not run.resumed:
+                run.add(*(_text(name, content) for name, content in texts.items()))
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """How far the files are written, as JSON has it: their sizes, and which points of the curves are taken."""
+        return {
+            "bytes": {folder: run.bytes for folder, run in self._runs.items()},
+            "strides": [[population, tag, stride] for (population, tag), stride in self._written.items()],
+        }
 
     def write(self, replicas: Sequence[Replica], records: Sequence[Record]) -> None:
         """Add the records that are due to the runs of these replicas."""
+        due = [record for record in records if self._due(replicas[0].index, record)]
         for point, members in by_point(replicas).items():
-            first = replicas[members[0]].index
-            due = [record for record in records if self._due((point, first, record.tag), record)]
             for step in dict.fromkeys(record.step for record in due):
                 together = [record for record in due if record.step == step]
                 for member in members:
@@ -114,19 +132,28 @@ class TensorBoard:
 
     def flush(self) -> None:
         """Append what has gathered to the event files."""
-        for run in [*self._means.values(), *self._replicas.values()]:
+        for run in self._runs.values():
             run.flush()
         self._flushed_at = self._clock()
+
+    def sync(self) -> None:
+        """Append what has gathered, and force it to disk: so a power cut takes nothing that a checkpoint counts."""
+        self.flush()
+        for run in self._runs.values():
+            run.sync()
 
     def close(self) -> None:
         """Append what has gathered; nothing is held open."""
         self.flush()
 
-    def _due(self, curve: tuple[Point, int, str], record: Record) -> bool:
-        """Whether a record is the first of its stride of steps (those of tasks are always due)."""
+    def _due(self, population: int, record: Record) -> bool:
+        """Whether a record is the first of its stride of steps (those of tasks are always due).
+
+        `population` is the index of its first replica.
+        """
         if record.tag.startswith("task/"):
             return True
-        stride = record.step // self._stride
+        curve, stride = (population, record.tag), record.step // self._stride
         if self._written.get(curve) == stride:
             return False
         self._written[curve] = stride
@@ -144,17 +171,25 @@ class TensorBoard:
 
 
 class _Run:
-    """One run directory: events gather in memory and are appended to its one file, which is never held open."""
+    """One run directory: events gather in memory and are appended to its one file, which is never held open.
 
-    def __init__(self, folder: Path, resumed_at: int | None) -> None:
+    `kept`: how many bytes of the file to go on from; None: a new one begins. The file is cut in place, and what follows
+    has the length of what was cut off, being of the same tags and steps: so a TensorBoard that is looking on, and has
+    read further, just waits until the file is that long again.
+    """
+
+    def __init__(self, folder: Path, kept: int | None) -> None:
         files.make_folder(folder)
-        number = len(list(folder.glob("events.out.tfevents.*")))  # readers go through the files in the order of names
-        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{number:04d}"
-        self._bytes = io.BytesIO()
-        self._records = RecordWriter(self._bytes)
-        self._event(file_version="brain.Event:2")
-        if resumed_at is not None:  # hides the points of this step and later ones in the files before
-            self._event(step=resumed_at + 1, session_log=SessionLog(status=SessionLog.START))
+        new = folder / f"events.out.tfevents.{int(time.time()):010d}.lopbench"
+        self._path = max(folder.glob("events.out.tfevents.*"), default=new)
+        self.resumed = kept is not None and _cut(self._path, kept)
+        self.bytes = kept if kept is not None and self.resumed else 0  #: of the file
+        self._synced = 0  # of these bytes, those that are on disk for sure
+        self._waiting = io.BytesIO()
+        self._records = RecordWriter(self._waiting)
+        if not self.resumed:
+            self._path = new
+            self._event(file_version="brain.Event:2")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One event with the values that are finite."""
@@ -170,10 +205,26 @@ class _Run:
         self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def flush(self) -> None:
-        if self._bytes.tell():
-            files.append(self._path, self._bytes.getvalue())
-            self._bytes.seek(0)
-            self._bytes.truncate()
+        if self._waiting.tell():
+            files.append(self._path, self._waiting.getvalue())
+            self.bytes += self._waiting.tell()
+            self._waiting.seek(0)
+            self._waiting.truncate()
+
+    def sync(self) -> None:
+        if self.bytes > self._synced:
+            files.sync(self._path)
+            self._synced = self.bytes
+
+
+def _cut(path: Path, length: int) -> bool:
+    """Cut a file to its first bytes; one that has not so many is removed, with a word on stderr, and False."""
+    if path.exists() and path.stat().st_size >= length:
+        files.truncate(path, length)
+        return True
+    files.remove(path)
+    print(f"{path} has lost earlier points, and its curves begin here. All values are in metrics/.", file=sys.stderr)
+    return False
 
 
 def interval_tags(tag: str) -> tuple[str, str]:

@@ -33,7 +33,7 @@ run.source = @sources.Generated
 run.architecture = @architectures.MLP
 run.optimizer = @optimizers.SGD
 run.executor = 'eager'
-run.checkpoints = 'tasks'
+run.keep_tasks = 1
 run.metrics = [@metrics.DeadUnits, @metrics.Ranks, @metrics.WeightMagnitude, @metrics.Evaluation]
 sources.Generated.shape = (4, 4)
 sources.Generated.classes = 3
@@ -114,13 +114,14 @@ def test_a_run_saves_each_population_as_each_task_begins_and_at_the_end(finished
 
 def test_a_run_that_ends_within_a_task_saves_its_end(tmp_path: Path) -> None:
     workdir = trained(tmp_path, "run.max_steps = 17")
-    last = checkpoint.load(checkpoint.path_of(workdir, 1, None))
+    last = checkpoint.load(checkpoint.path_of(workdir, 1))
     assert (last.step, last.task) == (17, 1)
 
 
 def test_saving_changes_no_number(finished: Path, tmp_path: Path) -> None:
-    workdir = trained(tmp_path, "run.checkpoints = None")
-    assert not (workdir / "checkpoints").exists()
+    workdir = trained(tmp_path, "run.keep_tasks = None", "run.checkpoint_steps = 3", "run.keep_checkpoints = 100")
+    names = {path.stem for path in (workdir / "checkpoints/population-0").iterdir()}
+    assert names == {"end", *(f"step-{step:012d}" for step in range(3, 30, 3))}
     one, other = (
         table[~table.index.get_level_values("tag").str.startswith("time/")]
         for table in (rows(finished, "metrics"), rows(workdir, "metrics"))
@@ -128,18 +129,27 @@ def test_saving_changes_no_number(finished: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-@pytest.mark.parametrize("value", ["'steps'", "True", "3"])
-def test_run_checkpoints_is_tasks_or_none(tmp_path: Path, value: str) -> None:
-    with pytest.raises(UserError, match=r"run\.checkpoints is .*: it must be 'tasks', or None"):
-        trained(tmp_path, f"run.checkpoints = {value}")
+@pytest.mark.parametrize(
+    "binding",
+    [
+        "checkpoint_minutes = 0",
+        "checkpoint_steps = 0.5",
+        "checkpoint_tasks = True",
+        "keep_tasks = 0",
+        "keep_checkpoints = 0",
+    ],
+)
+def test_when_to_save_is_checked(tmp_path: Path, binding: str) -> None:
+    with pytest.raises(UserError, match=rf"run\.{binding.split()[0]} is .*: it must be a"):
+        trained(tmp_path, f"run.{binding}")
     assert not (tmp_path / "out").exists()
 
 
 def test_overwrite_removes_checkpoints_and_what_was_remeasured(workdir: Path) -> None:
     measured(workdir)
-    request = config.read([str(workdir / "config.gin")], ["run.checkpoints = None"])
+    request = config.read([str(workdir / "config.gin")], ["run.keep_tasks = None"])
     assert execute(request, Setting(str(workdir), device="cpu", overwrite=True)) == 0
-    assert not (workdir / "checkpoints").exists() and not (workdir / "remeasured").exists()
+    assert {path.stem for path in workdir.glob("checkpoints/*/*")} == {"end"} and not (workdir / "remeasured").exists()
 
 
 # What is measured afterwards ------------------------------------------------------------------------
@@ -225,7 +235,7 @@ def test_a_folder_without_a_run_or_without_checkpoints_is_refused(workdir: Path,
     with pytest.raises(UserError, match=r"There is no run in .*: it holds no config\.gin\."):
         remeasure(tmp_path / "elsewhere")
     shutil.rmtree(workdir / "checkpoints")
-    with pytest.raises(UserError, match=r"There are no checkpoints in .*run\.checkpoints is 'tasks'\."):
+    with pytest.raises(UserError, match=r"There are no checkpoints in .*run\.keep_tasks = 1 one a task\."):
         remeasure(workdir)
 
 

@@ -160,7 +160,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_workdir_holds_the_configs_the_numbers_the_curves_and_how_it_went(variants: Path) -> None:
     assert {path.name for path in variants.iterdir()} == {
-        *("config.gin", "operative_config.gin", "run.json", "metrics", "tensorboard", "figures")
+        *("config.gin", "operative_config.gin", "run.json", "metrics", "tensorboard", "figures", "checkpoints")
     }
     assert (variants / "figures" / "plasticity.png").read_bytes().startswith(b"\x89PNG")
     run = json.loads((variants / "run.json").read_text())
@@ -421,9 +421,12 @@ def test_a_workdir_with_other_results_is_refused_and_stays_as_it_was(tmp_path: P
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = lopbench_main(tmp_path, "--gin_file=mine.gin", "--gin_bindings=run.seeds = 3", "--workdir=out")
     assert done.status == 1
-    assert done.err == (
-        "--workdir=out holds the results of another run: choose another, or give --overwrite to remove them.\n"
-    )
+    assert done.err.splitlines() == [
+        "out holds the results of another run. The first difference:",
+        "    there:  run.seeds = 2",
+        "    asked:  run.seeds = 3",
+        "Choose another --workdir, or give --overwrite to remove what is there.",
+    ]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -485,6 +488,8 @@ def test_when_every_replica_turns_non_finite_the_run_has_failed(tmp_path: Path) 
 
 
 INTERRUPTED = """
+import os
+import signal
 from dataclasses import dataclass
 
 from lopbench import register
@@ -494,22 +499,49 @@ from lopbench.protocols import Metric
 @register("metrics")
 @dataclass(frozen=True)
 class CtrlC(Metric):
-    '''Interrupts the run after 12 updates.'''
+    '''Ctrl-C after every 12 updates.'''
 
     every: int = 12
 
     def measure(self, probe):
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
+        return {}
 """
 
 
-def test_an_interrupted_run_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_an_interrupted_run_says_so_and_the_same_command_goes_on_with_it(tmp_path: Path) -> None:
     (tmp_path / "ctrl_c.py").write_text(INTERRUPTED)
+    whole = finished(tmp_path, f"--gin_file={write(tmp_path, 'run.metrics = []', 'whole.gin')}", workdir="whole")
     write(tmp_path, "import ctrl_c\nrun.metrics = [@metrics.CtrlC]\n")
-    done = lopbench_main(tmp_path, "--gin_file=mine.gin", "--workdir=out")
-    assert done.status == 130 and done.err.splitlines()[-1] == "Interrupted."
-    assert manifest.read(tmp_path / "out")["status"] == "interrupted"
-    assert series(table(tmp_path / "out"), "online/loss").index.tolist() == [4, 8, 10]
+    for step, windows in ((12, [4, 8, 10]), (24, [4, 8, 10, 14, 18, 20, 24])):
+        done = lopbench_main(tmp_path, "--gin_file=mine.gin", "--workdir=out")
+        assert (done.status, done.err.splitlines()[-1]) == (130, f"Stopped by Ctrl-C after {step} updates.")
+        assert manifest.read(tmp_path / "out")["status"] == "interrupted"
+        assert series(table(tmp_path / "out"), "online/loss").index.tolist() == windows
+    rows = finished(tmp_path, "--gin_file=mine.gin")
+    assert_same_numbers(rows.assign(variant="whole"), whole.assign(variant="whole"))
+    run = manifest.read(tmp_path / "out")
+    assert len(run["resumed"]) == 2 and run["started"] <= run["resumed"][0] <= run["resumed"][1] <= run["ended"]
+
+
+def test_a_finished_run_is_reported_again_and_not_touched(tmp_path: Path) -> None:
+    write(tmp_path)
+    first = lopbench_main(tmp_path, "--gin_file=mine.gin", "--workdir=out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    again = lopbench_main(tmp_path, "--gin_file=mine.gin", "--workdir=out")
+    assert (again.status, again.err) == (0, "")
+    said = again.out.splitlines()
+    assert said[1] == "out holds this run, and it has finished: nothing is left to do."
+    assert said[2:] == first.out.splitlines()[1:]
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_bindings_that_change_no_number_may_change(tmp_path: Path) -> None:
+    write(tmp_path)
+    finished(tmp_path, "--gin_file=mine.gin")
+    for binding in ("run.checkpoint_minutes = None", "run.keep_checkpoints = 5", "run.on_nonfinite = 'stop'"):
+        done = lopbench_main(tmp_path, "--gin_file=mine.gin", "--workdir=out", f"--gin_bindings={binding}")
+        assert (done.status, done.err) == (0, "")
 
 
 # Dry runs -------------------------------------------------------------------------------------------

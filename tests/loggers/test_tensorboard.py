@@ -1,5 +1,7 @@
 """TensorBoard's own reader finds the table's values, means and bands, configs, hyperparameters and layout."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -137,20 +139,66 @@ def test_curves_are_thinned_and_task_values_are_not(tmp_path, period):
         assert max(np.diff(steps)) <= 21 + period
 
 
-def test_points_after_the_checkpoint_are_hidden_on_resume(tmp_path):
+def test_what_was_written_after_the_checkpoint_is_cut_off_on_resume(tmp_path):
     replicas = seeds(3)
-    first = TensorBoard(tmp_path, replicas, total_steps=40)
-    for step in (10, 20, 30):
-        first.write(replicas, [Record(step, 0, TASK, np.full(3, -1.0))])
+
+    def write(logger: TensorBoard, steps: range, value: float) -> None:
+        for step in steps:
+            logger.write(replicas, [Record(step, 0, tag, np.full(3, value)) for tag in (TASK, "online/loss")])
+
+    first = TensorBoard(tmp_path, replicas, total_steps=39, max_points=10)
+    write(first, range(10, 22), -1.0)
+    first.flush()
+    position = json.loads(json.dumps(first.position))
+    write(first, range(22, 40), -2.0)
     first.close()
-    second = TensorBoard(tmp_path, replicas, total_steps=40, resumed_at={0: 20, 1: 20, 2: 20})
-    for step in (30, 40):
-        second.write(replicas, [Record(step, 0, TASK, np.full(3, 1.0))])
+    second = TensorBoard(tmp_path, replicas, total_steps=39, max_points=10, position=position)
+    second.texts({"config.gin": "x = 1"})  # is there
+    write(second, range(22, 40), 1.0)
     second.close()
     for run in ("base/seed_000", "base/mean"):
+        assert len(list((tmp_path / "tensorboard" / run).iterdir())) == 1
         steps, values = scalars(tmp_path, run, TASK)
-        assert steps == [10, 20, 30, 40]
-        np.testing.assert_array_equal(values, [-1, -1, 1, 1])
+        assert steps == list(range(10, 40))
+        np.testing.assert_array_equal(values, [-1.0] * 12 + [1.0] * 18)
+        steps, values = scalars(tmp_path, run, "online/loss")
+        assert steps == [10, *range(12, 40, 4)]  # as thinned as without a stop: 20 is of the stretch of 20 to 23
+        np.testing.assert_array_equal(values, [-1.0] * 4 + [1.0] * 4)
+
+
+def test_a_page_that_is_looking_on_sees_each_point_once(tmp_path):
+    """It has read beyond the checkpoint; what the run writes again has the same length."""
+    replicas = seeds(3)
+    logger = TensorBoard(tmp_path, replicas, total_steps=9)
+    for step in range(10):
+        logger.write(replicas, [Record(step, 0, TASK, np.full(3, step / 7))])
+        logger.flush()
+        if step == 5:
+            position = logger.position
+        if step == 7:
+            watching = EventAccumulator(str(tmp_path / "tensorboard" / "base/mean"), {"scalars": 0})
+            assert len(watching.Reload().Scalars(TASK)) == 8
+            break
+    logger = TensorBoard(tmp_path, replicas, total_steps=9, position=position)
+    for step in range(6, 10):
+        logger.write(replicas, [Record(step, 0, TASK, np.full(3, step / 7))])
+        logger.flush()
+        watching.Reload()
+    assert [point.step for point in watching.Scalars(TASK)] == list(range(10))
+
+
+def test_a_curve_whose_file_is_lost_begins_where_the_run_goes_on(tmp_path, capsys):
+    replicas = seeds(1)
+    first = TensorBoard(tmp_path, replicas, total_steps=4)
+    first.write(replicas, [Record(1, 0, TASK, np.array([1.0]))])
+    first.flush()
+    for path in (tmp_path / "tensorboard").rglob("events*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    second = TensorBoard(tmp_path, replicas, total_steps=4, position=first.position)
+    second.write(replicas, [Record(2, 0, TASK, np.array([2.0]))])
+    second.close()
+    assert scalars(tmp_path, "base/seed_000", TASK)[0] == [2]
+    assert "earlier points" in capsys.readouterr().err
 
 
 def test_files_are_appended_to_at_flush(tmp_path):

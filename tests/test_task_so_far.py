@@ -1,20 +1,20 @@
-"""What a task's evaluations amount to: the best epoch, and the one that validation selects."""
+"""What a task amounts to: its mean loss, the best epoch, and the one that validation selects."""
 
 import numpy as np
 
-from lopbench.evaluations import TaskEvaluations
 from lopbench.loggers.records import Record
+from lopbench.task_so_far import TaskSoFar
 
 
 def after_epochs(**tags: list[list[float]]) -> dict[str, list[float]]:
     """The task's records from values `[epochs][replicas]` of each tag (written with _ for the dot)."""
-    evaluations = TaskEvaluations()
+    task = TaskSoFar(sums={"steps": np.array([9.0])})
     for epoch in range(len(next(iter(tags.values())))):
         values = {tag: np.array(epochs[epoch]) for tag, epochs in tags.items()}
-        evaluations.add(
+        task.add_evaluations(
             [Record(epoch, 0, f"evaluation/{tag.replace('_', '.')}", value) for tag, value in values.items()]
         )
-    return {record.tag: record.values.tolist() for record in evaluations.records(step=9, task=0)}
+    return {record.tag: record.values.tolist() for record in task.records(length=9, step=9, task=0)}
 
 
 def test_the_best_epoch_of_each_replica_is_the_highest_accuracy_and_the_lowest_loss():
@@ -39,5 +39,9 @@ def test_a_replica_that_turns_non_finite_keeps_what_it_had_and_other_tags_are_pa
     assert not any("classes" in tag for tag in found)
 
 
-def test_nothing_evaluated_gives_no_records():
-    assert TaskEvaluations().records(1, 0) == []
+def test_online_means_are_over_the_whole_task_and_a_replica_frozen_within_it_has_none():
+    task = TaskSoFar()
+    task.add_window({"steps": np.array([2.0, 2.0]), "loss": np.array([2.0, 4.0]), "accuracy": np.array([1.0, 0.0])})
+    task.add_window({"steps": np.array([1.0, 0.0]), "loss": np.array([4.0, 0.0]), "accuracy": np.array([1.0, 0.0])})
+    found = {record.tag: record.values.tolist() for record in task.records(length=3, step=3, task=0)}
+    np.testing.assert_equal(found, {"task/online_loss": [2.0, np.nan], "task/online_accuracy": [2 / 3, np.nan]})
