@@ -4,7 +4,9 @@
   python -m lopbench.main --gin_file=quickstart.gin --gin_bindings='run.seeds = 5' --workdir=runs/five
 
 A gin file says what is run; flags say where and how. --list shows everything that gin can bind;
-without --gin_file you are told which gin files come with lopbench.
+without --gin_file you are told which gin files come with lopbench. The same command again goes on with a run that was
+stopped or killed. Exit status: 0 finished, 1 something was wrong, 75 stopped by SIGTERM or SIGUSR1 (start it again),
+130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ FILES = flags.DEFINE_multi_string(
 )
 BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "A line of gin, such as 'run.seeds = 5'; wins over the files.")
 SEARCH_PATHS = flags.DEFINE_multi_string("gin_search_path", [], "A folder with gin files, or modules that they import.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where results go. Without it: runs/NAME, for --gin_file=NAME.gin.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where results go, and a run goes on. Without it: runs/NAME, for --gin_file=NAME.gin."
+)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "The folder that holds the data sets.")
 DEVICE = flags.DEFINE_string("device", "auto", "auto (a GPU if there is one), cpu, cuda, or cuda:N.")
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Delete what an earlier run left in the workdir; start afresh.")
