@@ -35,16 +35,25 @@ class Rule:
 
 
 class Files:
-    """The checkpoints of a run that are not kept for good, oldest first: the `last` of all are left."""
+    """The checkpoints of a run, oldest first: of those that are not kept for good the `last` of all are left.
+
+    Whatever an earlier process was killed over, half written or not yet removed, goes at once.
+    """
 
     def __init__(self, workdir: str | Path, last: int) -> None:
         self._last = last
         found = [(population, checkpoint.step_of(path) or 0, path) for population, path in checkpoint.files_of(workdir)]
         self._paths = [path for _, _, path in sorted(found)]
+        self._remove_old()
+        for aside in Path(workdir).glob("checkpoints/population-*/.*.tmp"):
+            files.remove(aside)
 
     def add(self, path: Path) -> None:
         """Note that `path` was written; remove those that are now too old."""
         self._paths = [*(other for other in self._paths if other != path), path]
+        self._remove_old()
+
+    def _remove_old(self) -> None:
         old, self._paths = self._paths[: -self._last], self._paths[-self._last :]
         for other in old:
             if other.name.startswith("step-"):

@@ -1,8 +1,8 @@
-"""Compiling ahead: `python -m lopbench.warm_up CONFIG DEVICE FIRST [DATA_DIR]` fills the compiler's cache on disk.
+"""Compiling ahead: `python -m lopbench.warm_up RUN CONFIG DEVICE FIRST [DATA_DIR]` fills the compiler's cache on disk.
 
-While a run trains population FIRST, this process builds the later ones and runs their blocks once, so that the run
-finds them compiled. It changes no result: if it fails or comes too late, the run compiles by itself. It ends with the
-run, however that ends.
+While process RUN trains population FIRST, this process builds the later ones and runs their blocks once, so that RUN
+finds them compiled. It changes no result: if it fails or comes too late, RUN compiles by itself. It ends with RUN,
+however that ends.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def beside(
         sys.executable,
         "-m",
         "lopbench.warm_up",
+        str(os.getpid()),
         str(config_file),
         str(device),
         str(first),
@@ -69,15 +70,15 @@ def warm(g: Group, choice: Choice) -> None:
         stretch(executor, state, clock(), 1, tables, [(0, first[1])])
 
 
-def _end_with(parent: int) -> None:
-    """End this process once its parent has, which may have been killed."""
-    while os.getppid() == parent:
+def _end_with(run: int) -> None:
+    """End this process once its run has, which may have been killed, and even before this one looked."""
+    while os.getppid() == run:
         time.sleep(1)
     os._exit(1)
 
 
-def main(config_file: str, device: str, first: str, data_dir: str | None = None) -> None:
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+def main(run: str, config_file: str, device: str, first: str, data_dir: str | None = None) -> None:
+    threading.Thread(target=_end_with, args=(int(run),), daemon=True).start()
     from lopbench.experiment import Loader, build, choose_all
     from lopbench.variants import Surroundings, group
 
