@@ -54,7 +54,7 @@ READ_LAYOUTS = ("1", "2")
 
 
 class DamagedError(UserError):
-    """A file that is no whole checkpoint."""
+    """A file that is no whole checkpoint, or of a layout that this version doesn't know."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def saved(workdir: str | Path) -> dict[int, list[Path]]:
 
 def files_of(workdir: str | Path) -> list[tuple[int, Path]]:
     """(population, path) of every checkpoint, in no order."""
-    numbered = [
-        (re.fullmatch(r"population-(\d+)", path.parent.name), path)
-        for path in (Path(workdir) / "checkpoints").glob("population-*/*.safetensors")
-        if re.fullmatch(r"task-\d+|step-\d+|end", path.stem)
-    ]
-    return [(int(number[1]), path) for number, path in numbered if number]
+    found = []
+    for path in files.files_in(Path(workdir) / "checkpoints"):
+        number = re.fullmatch(r"population-(\d+)", path.parent.name)
+        if number and re.fullmatch(r"(task-\d+|step-\d+|end)\.safetensors", path.name):
+            found.append((int(number[1]), path))
+    return found
 
 
 def save(
@@ -125,23 +125,22 @@ def save(
 def load(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read and verify a file; the state's tensors are on `device`, in memory of their own.
 
-    Raises `UserError` naming the path if it is missing or of another layout, and `DamagedError` if it is none.
+    Raises `DamagedError`, naming the path, if it is no checkpoint; another `UserError` if the disk doesn't give it.
     """
     path = Path(path)
     metadata, tensors = _read(path)
     found = metadata.get("layout")
     if metadata.get("format") != FORMAT:
         raise DamagedError(f"{path} is not a checkpoint of lopbench.")
-    require(
-        found in READ_LAYOUTS,
-        f"{path} is a checkpoint of layout {found}; this version of lopbench reads {' and '.join(READ_LAYOUTS)}.",
-    )
+    if found not in READ_LAYOUTS:
+        readable = " and ".join(READ_LAYOUTS)
+        raise DamagedError(f"{path} is a checkpoint of layout {found}; this version of lopbench reads {readable}.")
     told = metadata.pop("sha256", None)
     if told != _digest(metadata, tensors):
         raise DamagedError(f"{path} is damaged: its contents are not those that were saved.")
     try:
         return _understood(path, metadata, tensors, device)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path} is not a checkpoint that lopbench has written: {error!r}.") from error
 
 
@@ -188,11 +187,13 @@ def state_dict(path: str | Path, replica: int) -> dict[str, Tensor]:
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """A safetensors file's metadata and tensors, the latter in the file's pages."""
+    require(path.exists() or path.is_symlink(), f"There is no checkpoint {path}.")
+    if path.is_file():
+        with files.refusals_named(path, "read"), open(path, "rb") as file:  # what the disk refuses may be good later
+            file.read(1)
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise UserError(f"There is no checkpoint {path}.") from error
     except (SafetensorError, OSError) as error:
         raise DamagedError(f"{path} is damaged, or not a checkpoint of lopbench: {error}.") from error
 

@@ -17,7 +17,7 @@ class Events:
     """The strategies' rare work in the order of steps: merged, and turned into tensors.
 
     `after`: what is due in the first `after` updates is passed over. `ahead` is the next event, (update number,
-    tables), or None.
+    tables), or None; `idle` the tables of one in which nothing is due, empty if there is none in the whole run.
     """
 
     def __init__(self, population: Population, after: int = 0) -> None:
@@ -33,6 +33,7 @@ class Events:
             self._streams[key] = strategy.events(population, hyper)
             if self._advance(key):
                 self._idle[key] = map_tree(np.zeros_like, self._next[key][1])
+        self.idle: Tree = map_tree(self._as_tensor, self._idle)
         self._following = self._each()
         self.ahead = next(self._following, None)
 
@@ -53,7 +54,10 @@ class Events:
                 tables[key] = self._next[key][1]
                 self._advance(key)
             if number > self._after:
-                yield number, map_tree(lambda a: torch.as_tensor(a, device=self._device), tables)
+                yield number, map_tree(self._as_tensor, tables)
+
+    def _as_tensor(self, table: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(table, device=self._device)
 
     def count(self, stop: int, at_most: int) -> int:
         """How many events there are in the updates up to `stop`, counted up to `at_most`; uses them up."""

@@ -14,18 +14,19 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from types import FunctionType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lopbench.errors import require
+from lopbench.errors import UserError, require
 from lopbench.events import Event, Events
 from lopbench.learner import Block, make_block
 from lopbench.population import Population, map_tree, slice_replicas
@@ -51,19 +52,29 @@ Call = tuple[int, Callable[[], Tree]]  #: steps of the stretch made so far, and 
 class Executor(Protocol):
     """Runs stretches of steps."""
 
-    def calls(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Iterator[Call]:
+    def calls(
+        self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event], idle: Tree
+    ) -> Iterator[Call]:
         """Run `steps` steps from `clock` on, with rare work at the events' positions; yields now and then.
 
-        Which calls follow depends on where the stretch stands and not on where it began, so that one that is broken
-        off after any of them, and begun again there with the events that are left, makes the same ones.
+        `idle`: what an event looks like in which nothing is due (see `Events.idle`). Which calls follow depends on
+        where the stretch stands and not on where it began, so that one that is broken off after any of them, and begun
+        again there with the events that are left, makes the same ones.
         """
 
 
 def stretch(
-    executor: Executor, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event] = ()
+    executor: Executor,
+    state: Tree,
+    clock: Clock,
+    steps: int,
+    tables: Tree,
+    events: Sequence[Event] = (),
+    idle: Tree | None = None,
 ) -> Tree:
-    """The state after all calls of a stretch."""
-    calls = deque(executor.calls(state, clock, steps, tables, events), maxlen=1)
+    """The state after all calls of a stretch; without `idle` there are no events but those given."""
+    idle = map_tree(torch.zeros_like, events[0][1]) if events and idle is None else idle or {}
+    calls = deque(executor.calls(state, clock, steps, tables, events, idle), maxlen=1)
     return calls[0][1]() if calls else state
 
 
@@ -84,14 +95,16 @@ class Stacked:
         self._event = _compile(single) if self._share else single
         self._rest = self._event if self._share or not compiled else _compile(single)
 
-    def calls(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Iterator[Call]:
+    def calls(
+        self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event], idle: Tree
+    ) -> Iterator[Call]:
         """Hot blocks up to each event, single steps for what they leave over and for the events; yields after each."""
 
         def reached() -> Tree:
             return state
 
         done = 0
-        idle = map_tree(torch.zeros_like, events[0][1]) if events and self._share else {}
+        idle = idle if self._share else {}  # the same wherever the stretch is begun again, for it chooses the graph
         for position, table in (*events, (steps, {})):
             while done < position:
                 if done + self.block_steps <= position:
@@ -131,12 +144,15 @@ class Looped:
         self._one = Stacked(population, block_steps, compiled, compiled_events)
         self._replicas = population.replicas
 
-    def calls(self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event]) -> Iterator[Call]:
+    def calls(
+        self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event], idle: Tree
+    ) -> Iterator[Call]:
         runs = []
         for r in range(self._replicas):
             one = slice(r, r + 1)
             mine = [(position, slice_replicas(table, one)) for position, table in events]
-            runs.append(self._one.calls(slice_replicas(state, one), clock, steps, slice_replicas(tables, one), mine))
+            branch, own, nothing = (slice_replicas(tree, one) for tree in (state, tables, idle))
+            runs.append(self._one.calls(branch, clock, steps, own, mine, nothing))
         done = 0
         while done < steps:
             until = time.monotonic() + self.TURN
@@ -161,6 +177,14 @@ class Choice:
     threads: int
     reason: str
     compiled_events: bool
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any], path: Path) -> Choice:
+        """The choice that the file at `path` tells of."""
+        try:
+            return cls(**told)
+        except TypeError as error:
+            raise UserError(f"{path} tells of another kind of executor than this version of lopbench has.") from error
 
     def require_possible(self, device: torch.device) -> None:
         """Refuse to go on with a run that was compiled where nothing can be compiled: its numbers would be others."""

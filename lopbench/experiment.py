@@ -25,7 +25,6 @@ import torch
 
 from lopbench import config, dry_run, files, lock, resume, signals, warm_up
 from lopbench.analysis.figures import standard_figures
-from lopbench.checkpoint import Checkpoint
 from lopbench.errors import require
 from lopbench.executors import Choice, choose
 from lopbench.keyed_random import LAYOUT_VERSION
@@ -33,7 +32,7 @@ from lopbench.loggers.console import summary
 from lopbench.loggers.manifest import Manifest
 from lopbench.memory import naming_shortage_of_data
 from lopbench.protocols import Dataset, Source
-from lopbench.resume import START_AFRESH
+from lopbench.resume import START_AFRESH, Start
 from lopbench.running import Running
 from lopbench.streams.sources import digest
 from lopbench.variants import Group, Surroundings, Variant, group, run
@@ -102,6 +101,9 @@ def build(request: config.Request, surroundings: Surroundings) -> tuple[dict[str
             operative[name] = request.operative()
     for warning in request.check_used(operative):
         print(warning, file=sys.stderr)
+    for key, of in (("run.on_nonfinite", "on_nonfinite"), ("run.checkpoint_* or run.keep_*", "checkpoints")):
+        different = len({getattr(variant, of) for variant in variants.values()}) > 1
+        require(not different, f"{key} differs between variants: it is of the whole run, so bind it for all of them.")
     return variants, operative
 
 
@@ -126,7 +128,8 @@ def execute(request: config.Request, setting: Setting) -> int:
     with lock.hold(files.make_folder(workdir)) as held:
         if setting.overwrite:
             files.remove_results(workdir)
-        past = None if setting.overwrite else resume.past(workdir, asked, device)
+        files.remove_leftovers(workdir)
+        past = None if setting.overwrite else resume.past(workdir, asked)
         if past is not None and past.finished:
             print(f"{workdir} holds this run, and it has finished: nothing is left to do.")
             _report(workdir)
@@ -143,14 +146,15 @@ def execute(request: config.Request, setting: Setting) -> int:
         )
         with manifest.finishing():
             with signals.listening() as stop:
-                identity = {"config": resume.digest(asked), "data": data}
-                running = Running(groups, choices, workdir, texts, identity, start, held, stop)
-                del past, start  # the tensors in them are the run's now
+                config_digest = resume.digest(asked)
+                running = Running(groups, choices, workdir, texts, config_digest, data, start, held, stop)
                 with warm_up.beside(workdir / "config.gin", device, setting.data_dir, choices, running.begun):
                     running.train()
+            held.check()
             manifest.update(frozen_replicas=running.died)
             _report(workdir)
             _require_survivors(groups, running.died)
+            held.check()  # before it is told to have finished
     return 0
 
 
@@ -173,36 +177,31 @@ def _written_configs(
 
 def _start(
     past: resume.Past | None, workdir: Path, groups: list[Group], data: dict[str, str], device: torch.device
-) -> Checkpoint | None:
-    """The checkpoint to go on from; None: the run begins (again, and without what there is, if it had none yet)."""
+) -> Start | None:
+    """What the run goes on from; None: it begins (again, and without what there is, if it had no checkpoint yet)."""
     if past is None:
         return None
-    found = past.checkpoint
-    if found is None or found.run is None:
+    if past.start is None:
         print(f"{workdir} holds this run, but no checkpoint yet: it begins again.")
         files.remove_results(workdir)
         return None
-    number = found.run["population"]
-    require(number < len(groups), f"{found.path.parent} is no population of the config, which makes {len(groups)}.")
-    resume.require_fits(found, groups[number])
-    resume.require_same_data(found.run["data"], data)
-    print(f"{workdir} holds this run: it goes on after {found.step:,} updates of population {number}.")
-    resume.tell_what_changed(workdir, device)
-    return found
-
-
-def _choices(groups: list[Group], start: Checkpoint | None, device: torch.device) -> list[Choice]:
-    """Each population's executor: the one that it began with."""
-    if start is None or start.run is None:
-        return choose_all(groups)
-    try:
-        choices = [Choice(**choice) for choice in start.run["choices"]]
-    except TypeError:
-        choices = []
+    found, standing = past.start.checkpoint, past.start.standing
     require(
-        len(choices) == len(groups),
-        f"{start.path} was written by another version of lopbench, which this one can't go on from. {START_AFRESH}",
+        standing.population < len(groups) == len(standing.choices),
+        f"{found.path} is of {len(standing.choices)} populations where the config makes {len(groups)}. {START_AFRESH}",
     )
+    resume.require_fits(found, groups[standing.population])
+    resume.require_same_data(standing.data, data)
+    print(f"{workdir} holds this run: it goes on after {found.step:,} updates of population {standing.population}.")
+    resume.tell_what_changed(workdir, device)
+    return past.start
+
+
+def _choices(groups: list[Group], start: Start | None, device: torch.device) -> list[Choice]:
+    """Each population's executor: the one that it began with."""
+    if start is None:
+        return choose_all(groups)
+    choices = [Choice.of(told, start.checkpoint.path) for told in start.standing.choices]
     for choice in choices:
         choice.require_possible(device)
     return choices

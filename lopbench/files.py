@@ -10,8 +10,9 @@ All of it goes through `disk`: its methods are the only system calls by which re
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -20,15 +21,16 @@ from lopbench.errors import UserError, require
 
 #: What a run leaves in its folder; `--overwrite` removes these and nothing else, in this order: what is left when
 #: that is broken off is no finished run, and none to go on with unless its numbers are all there. The lock is not
-#: among them: a run holds it
+#: among them: a run holds it. A * stands for folders, too
 RESULTS = (
     "run.json",
     ".run.json.tmp",
-    "checkpoints/**/*.safetensors",
-    "checkpoints/**/.*.tmp",
+    "checkpoints/*.safetensors",
+    "checkpoints/*.damaged",
+    "checkpoints/*.tmp",
     "metrics/part-*.parquet",
     "metrics/.part-*.tmp",
-    "tensorboard/**/events.out.tfevents.*",
+    "tensorboard/*/events.out.tfevents.*",
     "remeasured/part-*.parquet",
     "remeasured/.part-*.tmp",
     "figures/plasticity*.png",
@@ -40,7 +42,7 @@ RESULTS = (
     ".*.gin.tmp",
 )
 #: of these, what a folder holds of a run, however that ended
-NUMBERS = ("run.json", "checkpoints/**/*.safetensors", "metrics/part-*.parquet", "tensorboard/**/events.out.tfevents.*")
+NUMBERS = ("run.json", "checkpoints/*.safetensors", "metrics/part-*.parquet", "tensorboard/*/events.out.tfevents.*")
 FOLDERS = ("metrics", "tensorboard", "checkpoints", "remeasured", "figures")
 
 #: by name, since no system has all of them
@@ -118,13 +120,13 @@ disk = Disk()
 
 
 @contextmanager
-def refusals_named(path: Path) -> Iterator[None]:
+def refusals_named(path: Path, what: str = "write") -> Iterator[None]:
     """Turn an `OSError` into a `UserError` that names `path` and the reason."""
     try:
         yield
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "")
-        raise UserError(f"Can't write {path}: {_REASONS.get(name) or error.strerror or error}.") from error
+        raise UserError(f"Can't {what} {path}: {_REASONS.get(name) or error.strerror or error}.") from error
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:
@@ -210,6 +212,12 @@ def touch(path: str | Path) -> None:
         disk.touch(path)
 
 
+def rename(old: str | Path, new: str | Path) -> None:
+    """Rename a file, over another of that name."""
+    with refusals_named(Path(new)):
+        disk.rename(Path(old), Path(new))
+
+
 def remove(path: str | Path) -> None:
     """Remove a file if it is there."""
     path = Path(path)
@@ -241,25 +249,57 @@ def workdir_at(path: str | Path) -> Path:
     return workdir
 
 
+def files_in(folder: str | Path) -> list[Path]:
+    """Every file below a folder, sorted; none if it isn't there.
+
+    Raises `UserError` if a folder can't be read, which must not look as if it were empty.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            with refusals_named(Path(error.filename), "read"):
+                raise error
+
+    walk = os.walk(folder, onerror=refuse)
+    return sorted(Path(above) / name for above, folders, names in walk for name in [*names, *_links(above, folders)])
+
+
+def _links(above: str, folders: Iterable[str]) -> list[str]:
+    """Those of the folders in a folder that are links, and not gone into."""
+    return [name for name in folders if os.path.islink(os.path.join(above, name))]
+
+
+def _matching(workdir: Path, patterns: Iterable[str]) -> list[Path]:
+    """What matches patterns below the `FOLDERS` of a run, or beside them, in the order of the patterns."""
+    with refusals_named(workdir, "read"):
+        entries = list(os.scandir(workdir)) if os.path.lexists(workdir) else []
+    beside = [Path(entry) for entry in entries if entry.is_symlink() or not entry.is_dir()]
+    found = [*beside, *(path for name in FOLDERS for path in files_in(workdir / name))]
+    named = [(path.relative_to(workdir).as_posix(), path) for path in found]
+    return [path for pattern in patterns for name, path in named if fnmatch.fnmatchcase(name, pattern)]
+
+
 def holds_results(workdir: str | Path) -> bool:
     """Whether a run has written its results into this folder, or some of them are left."""
-    workdir = Path(workdir)
-    with refusals_named(workdir):
-        return any(next(workdir.glob(pattern), None) for pattern in NUMBERS)
+    return bool(_matching(Path(workdir), NUMBERS))
 
 
 def remove_results(workdir: str | Path) -> None:
     """Remove the files that a run leaves in its folder (`RESULTS`), and the folders that this empties."""
     workdir = Path(workdir)
+    for file in _matching(workdir, RESULTS):
+        remove(file)
     with refusals_named(workdir):
-        for pattern in RESULTS:
-            for file in list(workdir.glob(pattern)):
-                if file.is_symlink() or not file.is_dir():
-                    remove(file)
         for name in FOLDERS:
             for folder, _, _ in os.walk(workdir / name, topdown=False):
                 if not os.listdir(folder) and not os.path.islink(folder):
                     disk.remove_folder(Path(folder))
+
+
+def remove_leftovers(workdir: str | Path) -> None:
+    """Remove what a process that was killed has left half written."""
+    for file in _matching(Path(workdir), [pattern for pattern in RESULTS if pattern.endswith(".tmp")]):
+        remove(file)
 
 
 def _fill(file: FileIO, data: bytes, sync: bool = False) -> None:

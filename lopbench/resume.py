@@ -1,18 +1,7 @@
 """Going on with what an earlier process left in the workdir, if it is the same run.
 
 The run is the same if the same is asked for: its config.gin, but for bindings that change no number (when checkpoints
-are written, and what a non-finite replica leads to). Of its checkpoints the newest good one is gone on from. Besides
-the state of its population this holds, as `run` in its manifest, what the whole run goes on from:
-
-    population    its number; those before it have ended
-    ended         whether it has ended, too
-    seconds       trained for, in this population
-    rows          of the table, and
-    tensorboard   of the event files: how much was written
-    died          {replica's index: updates it completed} of those that turned non-finite, in all populations
-    choices       executor, block length and threads of every population
-    config, data  digests of what was asked for, and of each data set
-    random        the version of the layout of random numbers
+are written, and what a non-finite replica leads to). Of its checkpoints the newest good one is gone on from.
 """
 
 from __future__ import annotations
@@ -21,14 +10,16 @@ import difflib
 import hashlib
 import re
 import sys
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lopbench import checkpoint, files
-from lopbench.checkpoint import Checkpoint
+from lopbench.checkpoint import Checkpoint, DamagedError
 from lopbench.errors import UserError, require
 from lopbench.keyed_random import LAYOUT_VERSION
 from lopbench.loggers import manifest
@@ -42,18 +33,54 @@ START_AFRESH = "Choose another --workdir, or give --overwrite to remove what is 
 
 
 @dataclass(frozen=True)
-class Past:
-    """What an earlier process of this run has left: if it hasn't finished, its newest good checkpoint (None: none)."""
+class Standing:
+    """Where the whole run stands: what a checkpoint holds besides its population's state, as JSON has it."""
 
-    checkpoint: Checkpoint | None
+    population: int  #: its number; those before it have ended
+    ended: bool  #: whether it has, too
+    seconds: float  #: trained for, in this population
+    table: dict[str, Any]  #: how much was written: `Table.position`
+    tensorboard: dict[str, Any]  #: `TensorBoard.position`
+    died: dict[str, int]  #: {replica's index: updates it completed} of those that turned non-finite, in all populations
+    choices: list[dict[str, Any]]  #: executor, block length and threads of every population
+    config: str  #: digest of what was asked for
+    data: dict[str, str]  #: digest of each data set
+    random: int = LAYOUT_VERSION  #: the version of the layout of random numbers
+
+    @classmethod
+    def of(cls, found: Checkpoint) -> Standing:
+        """That of a checkpoint; `UserError` if it holds none that this version understands."""
+        told = found.run or {}
+        require(bool(told), f"{found.path} is of an older layout, which can be measured on but not gone on from.")
+        kinds = {name: typing.get_origin(kind) or kind for name, kind in typing.get_type_hints(cls).items()}
+        understood = told.keys() == kinds.keys() and all(isinstance(told[name], kinds[name]) for name in kinds)
+        require(
+            understood, f"{found.path} was written by another version of lopbench, which this one can't go on from."
+        )
+        return cls(**told)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run goes on from."""
+
+    checkpoint: Checkpoint
+    standing: Standing
+
+
+@dataclass(frozen=True)
+class Past:
+    """What an earlier process of this run has left: it has finished, or may go on from `start` (None: not yet)."""
+
+    start: Start | None
     finished: bool
 
 
-def past(workdir: Path, asked: str, device: torch.device) -> Past | None:
+def past(workdir: Path, asked: str) -> Past | None:
     """What is there of the run that asks for `asked` (its config.gin); None: no results at all.
 
-    Damaged checkpoints are named on stderr and passed by. Raises `UserError` if the results are of another run, or if
-    there are checkpoints and none of them can be gone on from.
+    Bad checkpoints are named on stderr, passed by, and renamed, so that they are in nobody's way. Raises `UserError` if
+    the results are of another run, or if there are checkpoints and none of them can be gone on from.
     """
     if not files.holds_results(workdir):
         return None
@@ -61,12 +88,14 @@ def past(workdir: Path, asked: str, device: torch.device) -> Past | None:
     if manifest.read(workdir).get("status") == "finished":
         return Past(None, finished=True)
     paths = _newest_first(workdir)
-    found = next(filter(None, (_read(path, digest(asked), device) for path in paths)), None)
-    require(
-        found is not None or not paths,
-        f"None of the checkpoints in {workdir / 'checkpoints'} can be gone on from. {START_AFRESH}",
-    )
-    return Past(found, finished=False)
+    for number, path in enumerate(paths):
+        start = _read(path, digest(asked))
+        if start is not None:
+            for bad in paths[:number]:
+                files.rename(bad, bad.with_suffix(".damaged"))
+            return Past(start, finished=False)
+    require(not paths, f"None of the checkpoints in {workdir / 'checkpoints'} can be gone on from. {START_AFRESH}")
+    return Past(None, finished=False)
 
 
 def digest(asked: str) -> str:
@@ -155,19 +184,21 @@ def _newest_first(workdir: Path) -> list[Path]:
     return [path for _, path in sorted(checkpoint.files_of(workdir), key=age, reverse=True)]
 
 
-def _read(path: Path, config: str, device: torch.device) -> Checkpoint | None:
+def _read(path: Path, config: str) -> Start | None:
     """A checkpoint of this run, or None, and why not on stderr."""
+    found = None
     try:
-        found = checkpoint.load(path, device)
-        run = found.run or {}
-        require(bool(run), f"{path} is of an older layout, which can be measured on but not gone on from.")
-        require(run.get("config") == config, f"{path} belongs to another run.")
-        random = run.get("random")
+        found = checkpoint.load(path)
+        standing = Standing.of(found)
+        require(standing.config == config, f"{path} belongs to another run.")
+        layout = standing.random
         require(
-            random == LAYOUT_VERSION,
-            f"{path} has version {random} of the layout of random numbers; this lopbench has {LAYOUT_VERSION}.",
+            layout == LAYOUT_VERSION,
+            f"{path} has version {layout} of the layout of random numbers; this lopbench has {LAYOUT_VERSION}.",
         )
     except UserError as error:
+        if found is None and not isinstance(error, DamagedError):
+            raise  # the disk refuses it, and may give it later
         print(f"Passed by: {error.message}", file=sys.stderr)
         return None
-    return found
+    return Start(found, standing)

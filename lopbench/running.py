@@ -7,22 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lopbench import checkpoint
-from lopbench.checkpoint import Checkpoint
-from lopbench.errors import UserError, require
+from lopbench.errors import StoppedError, UserError, require
 from lopbench.executors import Choice
 from lopbench.keeping import Files, Keeper
-from lopbench.keyed_random import LAYOUT_VERSION
 from lopbench.lock import Held
 from lopbench.loggers.console import Progress
 from lopbench.loggers.records import Logger, Record, name_of
 from lopbench.loggers.table import Table
 from lopbench.loggers.tensorboard import HEADLINE, TensorBoard
 from lopbench.memory import naming_shortage
+from lopbench.population import map_tree
+from lopbench.resume import Standing, Start
 from lopbench.signals import Request
 from lopbench.training import Moment, Snapshot, train
 from lopbench.variants import Group
@@ -33,8 +32,8 @@ CHECK_SECONDS = 1.0  #: how often the lock is looked at, which is a file on what
 class Running:
     """The populations of a run, trained one after another.
 
-    texts: what TensorBoard shows. identity: what a checkpoint keeps to tell this run from others. start: the checkpoint
-    that it goes on from; None: it begins. held: its hold on the workdir. request: whether a signal asks it to stop.
+    texts: what TensorBoard shows. config, data: digests of what was asked for, and of each data set. start: what it
+    goes on from; None: it begins. held: its hold on the workdir. request: whether a signal asks it to stop.
     `begun`: the population that is under way at the start. `died`: `{replica's index: updates it completed}` of those
     that turned non-finite.
     """
@@ -45,27 +44,29 @@ class Running:
         choices: Sequence[Choice],
         workdir: Path,
         texts: Mapping[str, str],
-        identity: Mapping[str, Any],
-        start: Checkpoint | None,
+        config: str,
+        data: dict[str, str],
+        start: Start | None,
         held: Held,
         request: Request,
     ) -> None:
         self.groups, self.choices, self.workdir = groups, choices, workdir
-        self._identity, self._start, self._held, self._request = identity, start, held, request
+        self._config, self._data, self._held, self._request = config, data, held, request
+        standing = start.standing if start else None
+        self._start = start.checkpoint if start and not start.standing.ended else None
         self._checked = time.monotonic()
-        run = start.run if start and start.run else {}
-        self.died: dict[str, int] = dict(run.get("died", {}))
-        self.begun = run.get("population", 0) + run.get("ended", False)
-        self._seconds = run.get("seconds", 0.0)
+        self.died = dict(standing.died) if standing else {}
+        self.begun = standing.population + standing.ended if standing else 0
+        self._seconds = standing.seconds if standing else 0.0
         replicas = [replica for g in groups for replica in g.replicas]
         classifies = groups[0].first.stream.problem.loss == "cross_entropy"
-        self._table = Table(workdir, replicas, rows=run.get("rows", 0))
+        self._table = Table(workdir, replicas, position=standing.table if standing else None)
         self._board = TensorBoard(
             workdir,
             replicas,
             total_steps=max(g.plan.steps for g in groups),
             headline=HEADLINE if classifies else ("task/online_loss",),
-            position=run.get("tensorboard"),
+            position=standing.tensorboard if standing else None,
         )
         self._board.texts(texts)
         self._progress = Progress(total_steps=sum(g.plan.steps for g in groups))
@@ -79,49 +80,47 @@ class Running:
                     self._progress.pass_by(g.plan.steps)
                 else:
                     self._train(number, g, choice)
+            self._written.finish()
 
     def _train(self, number: int, g: Group, choice: Choice) -> None:
-        start = self._snapshot(number)
+        done = self._start.step if self._start else None
         note = f"{len(g.replicas)} replicas, {choice.executor} ({choice.reason})"
-        self._progress.start(g.names, g.plan.steps, note, done=start.step if start else 0)
-        keeper = Keeper(
-            g.first.checkpoints,
-            self.workdir,
-            number,
-            g.first.stream,
-            g.plan.steps,
-            partial(self._write, number),
-            self._written,
-            self._request,
-            saved_at=start.step if start else None,
-        )
-        population = g.population()
-        with naming_shortage(population, choice, g.names), deterministic(g.first.deterministic):
-            train(
-                population,
-                choice.build(population),
-                g.plan,
-                partial(self._emit, g),
-                partial(self._watch, g),
-                start,
-                keeper,
-            )
+        self._progress.start(g.names, g.plan.steps, note, done=done or 0)
+        writes = (partial(self._write, number), self._written, self._request, done)
+        keeper = Keeper(g.first.checkpoints, self.workdir, number, g.first.stream, g.plan.steps, *writes)
+        population, reports = g.population(), (partial(self._emit, g), partial(self._watch, g))
+        with naming_shortage(population, choice, g.names), deterministic(g.first.deterministic), self._stopping():
+            start = self._snapshot(population.device)
+            train(population, choice.build(population), g.plan, *reports, start, keeper)
 
-    def _snapshot(self, number: int) -> Snapshot | None:
-        """What population `number` goes on from; None: it begins."""
+    def _snapshot(self, device: torch.device) -> Snapshot | None:
+        """What the population under way goes on from, on its device; None: it begins."""
         found, self._start = self._start, None
-        if found is None or (found.run or {}).get("ended"):
+        if found is None:
             return None
-        return Snapshot(found.state, found.step, found.task, found.so_far, self._seconds)
+        state = map_tree(lambda leaf: leaf.to(device), found.state)
+        found.state.clear()  # whoever holds the checkpoint shall not hold its tensors
+        return Snapshot(state, found.step, found.task, found.so_far, self._seconds)
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """What fails once a signal has come fails of it: schedulers signal a compiler that is at work, too."""
+        try:
+            yield
+        except Exception as error:
+            if not self._request or isinstance(error, UserError | StoppedError):
+                raise
+            told = f"Stopped by {self._request.name}, which ended what was at work ({type(error).__name__}): the same"
+            raise StoppedError(f"{told} command goes on from the last checkpoint.", self._request.status) from error
 
     def _emit(self, g: Group, records: Sequence[Record]) -> None:
+        if time.monotonic() - self._checked >= CHECK_SECONDS:  # before anything is written: this process may have slept
+            self._held.check()
+            self._checked = time.monotonic()
         for logger in (self._table, self._board, self._progress):
             logger.write(g.replicas, records)
 
     def _watch(self, g: Group, moment: Moment) -> None:
-        if time.monotonic() - self._checked >= CHECK_SECONDS:
-            self._held.check()
-            self._checked = time.monotonic()
         self._progress.advance(moment.step)
         for replica, alive, step in zip(g.replicas, moment.alive, moment.died_at, strict=True):
             if not alive and str(replica.index) not in self.died:
@@ -138,18 +137,18 @@ class Running:
         self._held.check()
         self._table.flush()
         self._board.sync()
-        run = {
-            "population": number,
-            "ended": snapshot.ended,
-            "seconds": snapshot.seconds,
-            "rows": self._table.rows,
-            "tensorboard": self._board.position,
-            "died": self.died,
-            "choices": [vars(choice) for choice in self.choices],
-            "random": LAYOUT_VERSION,
-            **self._identity,
-        }
-        checkpoint.save(path, snapshot, self.groups[number].replicas, run)
+        standing = Standing(
+            population=number,
+            ended=snapshot.ended,
+            seconds=snapshot.seconds,
+            table=self._table.position,
+            tensorboard=self._board.position,
+            died=self.died,
+            choices=[vars(choice) for choice in self.choices],
+            config=self._config,
+            data=self._data,
+        )
+        checkpoint.save(path, snapshot, self.groups[number].replicas, vars(standing))
 
     @contextmanager
     def _closing(self, *loggers: Logger) -> Iterator[None]:

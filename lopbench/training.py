@@ -201,7 +201,8 @@ class _Training:
         began, events = self.step, self.events.until(self.step, stop)
         if self.keeper.due(began):
             self.keeper.save(self._snapshot(self.state, began))
-        for made, reached in self.executor.calls(self.state, self._clock(), stop - began, tables, events):
+        steps, idle = stop - began, self.events.idle
+        for made, reached in self.executor.calls(self.state, self._clock(), steps, tables, events, idle):
             if began + made < stop and self.keeper.due(began + made):  # at `stop` there are records to come
                 self.keeper.save(self._snapshot(reached(), began + made))
         self.state, self.step = reached(), stop

@@ -74,7 +74,7 @@ class Variant:
             module,
             tuple(structure_of(part) for part in parts),
             (self.dtype, self.max_gradient_norm is None, self.plan.steps, self.plan.window_steps),
-            (self.executor, self.block_steps, self.deterministic, self.on_nonfinite, self.checkpoints),
+            (self.executor, self.block_steps, self.deterministic),
         )
 
     def numbers(self) -> dict[str, float | None]:

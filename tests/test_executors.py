@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lopbench import executors
 from lopbench.architectures import ConvNet
 from lopbench.errors import UserError
+from lopbench.events import Events
 from lopbench.executors import (
     COMPILE_EVENTS_FROM,
     COMPILE_EVENTS_FROM_A_TENSOR,
@@ -18,9 +20,11 @@ from lopbench.executors import (
     many_events,
     missing_compiler,
     multiply_adds,
+    stretch,
 )
+from lopbench.learner import Block, initial_state
 from lopbench.population import Population, map_tree
-from lopbench.protocols import Problem
+from lopbench.protocols import Clock, Problem, Tree
 from lopbench.strategies import SelectiveWeightReinit
 from lopbench.training import Plan, train
 from tests.helpers import TinyNet, TinyStream, tiny_population
@@ -92,3 +96,30 @@ def test_rare_steps_run_eagerly_beside_compiled_blocks() -> None:
 def test_a_wrong_choice_is_refused(settings: dict) -> None:
     with pytest.raises(UserError, match=r"^run\.(executor|block_steps) is .*: it must be"):
         choose(tiny_population(), 10, **settings)
+
+
+def test_a_stretch_that_is_begun_again_makes_the_same_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which block, after which step, and with which tables of rare work: a compiled block has a graph for each."""
+    calls: list[tuple[int, list[str]]] = []
+
+    def logged(block: Block) -> Block:
+        def call(state: Tree, clock: Clock, tables: Tree, event: Tree) -> tuple[Tree, Clock]:
+            calls.append((int(clock.step), list(event)))
+            return block(state, clock, tables, event)
+
+        return call
+
+    monkeypatch.setattr(executors, "_compile", logged)  # takes the place of torch.compile, which would take minutes
+    p = tiny_population([SelectiveWeightReinit(period=4)])
+    for steps in (7, 9):  # single steps before events, and before an end without one
+        seen = []
+        for start in range(steps):
+            executor, events = Stacked(p, 2, compiled=True), Events(p, after=start)
+            calls.clear()
+            clock = Clock(*(torch.tensor(value) for value in (start, 0, start)))
+            due = events.until(start, steps)
+            stretch(executor, initial_state(p), clock, steps - start, p.stream.prepare(0), due, events.idle)
+            seen.append(list(calls))
+        whole = seen[0]
+        for step, _ in whole:
+            assert seen[step] == [call for call in whole if call[0] >= step]

@@ -27,9 +27,10 @@ class Watched(Keeper):
     def __init__(self, workdir: Path, rule: Rule, saved_at: int | None = None, population: int = 0) -> None:
         self.now, self.asked, self.workdir = 0.0, Request(), workdir
         stream = TinyStream(torch.tensor([1]), steps_per_task=5)
+        self.files = Files(workdir, rule.last)
         super().__init__(
             *(rule, workdir, population, stream, STEPS, lambda path, snapshot: checkpoint.save(path, snapshot, [])),
-            *(Files(workdir, rule.last), self.asked, saved_at, lambda: self.now),
+            *(self.files, self.asked, saved_at, lambda: self.now),
         )
 
     def run(self, steps: Iterable[int] = range(STEPS), end: bool = False) -> list[int]:
@@ -81,6 +82,8 @@ def test_the_last_ones_stay_and_the_end_is_one_of_them(tmp_path: Path) -> None:
     later = Watched(tmp_path, Rule(None, steps=3, last=2), population=1)
     later.run([3])
     assert later.names == ["end", *steps(3)]  # of the population before only its end is left
+    later.files.finish()
+    assert later.names == ["end"]
 
 
 def test_those_of_every_nth_task_stay_for_good(tmp_path: Path) -> None:
@@ -113,6 +116,12 @@ def test_a_signal_is_answered_with_a_checkpoint_and_an_exit_status(
         keeper.save(snapshot(4))
     assert stopped.value.status == status
     assert keeper.names == steps(4)
+
+
+def test_what_is_to_be_kept_from_now_on_is_written_where_the_run_goes_on(tmp_path: Path) -> None:
+    Watched(tmp_path, Rule(None, steps=10)).run(range(11))
+    assert Watched(tmp_path, Rule(None, keep_tasks=2), saved_at=10).run(range(10, STEPS)) == [10]
+    assert Watched(tmp_path, Rule(None, keep_tasks=2), saved_at=10).run(range(10, STEPS)) == []
 
 
 def test_a_signal_at_the_very_end_of_a_population_does_not_lose_its_end(tmp_path: Path) -> None:

@@ -74,13 +74,21 @@ class Manifest:
         files.write_atomically(self.path, json.dumps(self.content, indent=2) + "\n")
 
 
+#: of the entries that are read again, what they must be
+KINDS = {"started": str, "resumed": list, "frozen_replicas": dict, "versions": dict, "status": str}
+
+
 def read(workdir: str | Path) -> dict[str, Any]:
-    """A run's run.json; empty if there is none, or none that can be read."""
+    """A run's run.json, without entries that aren't what they must be; empty if there is none that can be read."""
     try:
-        content = json.loads((Path(workdir) / "run.json").read_text())
-    except (OSError, ValueError):
+        content = json.loads((Path(workdir) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    entries = content.items() if isinstance(content, dict) else ()
+    found: dict[str, Any] = {name: value for name, value in entries if isinstance(value, KINDS.get(name, object))}
+    if not all(isinstance(step, int) for step in found.get("frozen_replicas", {}).values()):
+        del found["frozen_replicas"]
+    return found
 
 
 def versions() -> dict[str, str | None]:

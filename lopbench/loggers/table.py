@@ -14,9 +14,12 @@ parts that hold a gapless prefix of its rows, no row twice, and there is one fil
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,16 +35,16 @@ PART_ROWS = 1 << 20
 class Table:
     """Writes records to a folder of `workdir`, by default metrics; flushed when enough rows or seconds have gathered.
 
-    `replicas`: all of the run. `rows`: how many rows to keep of those that are there; whatever follows them
-    was written after the checkpoint that is resumed, and is removed (so a checkpoint stores `table.rows`
-    after a flush). `clock` gives seconds.
+    `replicas`: all of the run. `position`: what the property of that name gave after a flush: the rows to keep of those
+    that are there; whatever follows them was written after the checkpoint that is resumed, and is removed. `clock`
+    gives seconds.
     """
 
     def __init__(
         self,
         workdir: str | Path,
         replicas: Sequence[Replica],
-        rows: int = 0,
+        position: Mapping[str, Any] | None = None,
         part_rows: int = PART_ROWS,
         flush_rows: int = 1 << 16,
         flush_seconds: float = 30.0,
@@ -55,14 +58,21 @@ class Table:
         self._clock, self._flushed_at = clock, clock()
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
-        self._part = rows // part_rows  # the part that is being filled
-        self._last = self._keep(rows)  # its rows
+        kept = position or {"rows": 0, "parts": [], "last": None}
+        self._parts: list[str] = list(kept["parts"])  # the digests of the parts that are full
+        self._part = len(self._parts)  # the part that is being filled
+        self._last = self._keep(kept["rows"] - self._part * part_rows, kept["last"])  # its rows
         self._on_disk = self._last.num_rows
 
     @property
     def rows(self) -> int:
         """How many rows were written so far, those not yet flushed included."""
         return self._part * self._part_rows + self._last.num_rows + self._waiting_rows
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """What is on disk, as JSON has it: how many rows, and digests: of each full part, of the last one's rows."""
+        return {"rows": self.rows, "parts": self._parts, "last": _digest(self._last)}
 
     def write(self, replicas: Sequence[Replica], records: Sequence[Record]) -> None:
         """Add one row for each record and replica."""
@@ -80,7 +90,9 @@ class Table:
             self._last = pa.Table.from_batches([*self._last.to_batches(), *self._waiting], self.schema).combine_chunks()
             self._waiting, self._waiting_rows = [], 0
         while self._last.num_rows >= self._part_rows:
-            self._write(self._last.slice(0, self._part_rows))
+            full = self._last.slice(0, self._part_rows)
+            self._write(full)
+            self._parts = [*self._parts, _digest(full)]
             self._part, self._last, self._on_disk = self._part + 1, self._last.slice(self._part_rows), 0
         if self._last.num_rows > self._on_disk:
             self._write(self._last)
@@ -129,39 +141,60 @@ class Table:
             columns.append(of_replica([replica.hyper.get(name) for replica in replicas], pa.float64()))
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _keep(self, rows: int) -> pa.Table:
-        """Cut what is on disk to the first `rows` rows of the run; those of the part that is being filled.
+    def _keep(self, rows: int, digest: str | None) -> pa.Table:
+        """Cut what is on disk to the full parts and the first `rows` of the next; these.
 
         Refuses before anything is removed; removes from the end, so that a prefix is there at any time.
         """
-        kept = rows - self._part * self._part_rows
-        for number in range(self._part):
-            self._check(number, self._part_rows)
-        last = self.schema.empty_table()
-        if kept:
-            self._check(self._part, kept)
-            last = pq.read_table(self._path(self._part), schema=self.schema, partitioning=None).slice(0, kept)
-        for path in sorted(self.folder.glob("part-*.parquet"), reverse=True):
-            if int(path.stem.removeprefix("part-")) >= self._part + (kept > 0):
+        for number, told in enumerate(self._parts):
+            self._read(number, self._part_rows, told)
+        last = self._read(self._part, rows, digest) if rows else self.schema.empty_table()
+        for path in reversed(files.files_in(self.folder)):
+            later = part_number(path)
+            if later is not None and later >= self._part + (rows > 0):
                 files.remove(path)
-        if kept:
+        if rows:
             self._write(last)
         return last.combine_chunks()
 
-    def _check(self, part: int, rows: int) -> None:
-        """Refuse a part that is missing, damaged, too short or of another schema."""
+    def _read(self, part: int, rows: int, digest: str | None) -> pa.Table:
+        """The first rows of a part; refuses one that is missing, damaged, too short or of another schema."""
         path = self._path(part)
         try:
-            with pq.ParquetFile(path) as file:
-                found, columns = file.metadata.num_rows, file.schema_arrow
-        except (OSError, pa.ArrowException) as error:
+            found = pq.read_table(path, partitioning=None)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(f"{path} is missing or damaged, so this run's results can't be continued.") from error
-        require(found >= rows, f"{path} holds {found} rows where the checkpoint counts {rows}: it can't be continued.")
         require(
-            columns.equals(self.schema),
-            f"{path} has the columns {', '.join(columns.names)} and the run has {', '.join(self.schema.names)}: "
+            found.schema.equals(self.schema),
+            f"{path} has the columns {', '.join(found.column_names)} and the run has {', '.join(self.schema.names)}: "
             "what varies is not what varied when it began, so its results can't be continued.",
         )
+        count, found = found.num_rows, found.slice(0, rows)
+        require(count >= rows, f"{path} holds {count} rows where the checkpoint counts {rows}: it can't be continued.")
+        require(_digest(found) == digest, f"{path} is damaged: its rows are not those that were written.")
+        return found
+
+
+def part_number(path: Path) -> int | None:
+    """The number of a part of a table, by its name; None: it is none."""
+    name = re.fullmatch(r"part-(\d{6,})\.parquet", path.name)
+    return int(name[1]) if name else None
+
+
+def _digest(rows: pa.Table) -> str:
+    """SHA-256 of what rows say, however they are stored."""
+    digest = hashlib.sha256(f"{rows.num_rows} {rows.column_names}".encode())
+    for column in rows.columns:
+        values = column.combine_chunks()
+        values = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
+        if pa.types.is_string(values.type):
+            codes = values.dictionary_encode()
+            digest.update("\0".join(codes.dictionary.to_pylist()).encode())
+            values = codes.indices
+        missing = values.is_null()
+        digest.update(np.packbits(missing.to_numpy(zero_copy_only=False)).tobytes())
+        digest.update(values.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+    return digest.hexdigest()
 
 
 def schema(replicas: Sequence[Replica]) -> pa.Schema:

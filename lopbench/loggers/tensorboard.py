@@ -71,7 +71,7 @@ class TensorBoard:
         self._names = varying(replicas)
         self._stride = -(-(total_steps + 1) // max_points)
         self._flush_seconds, self._clock, self._flushed_at = flush_seconds, clock, clock()
-        begun = position or {"bytes": {}, "strides": []}
+        begun = position or {"files": {}, "strides": []}
         self._written = {(population, tag): stride for population, tag, stride in begun["strides"]}
         self._gathering: dict[tuple[Point, str, int], list[float]] = {}
         self._seeds = {point: len(members) for point, members in by_point(replicas).items()}
@@ -86,16 +86,16 @@ class TensorBoard:
         for point, members in by_point(replicas).items():
             folder = Path(_folder_name(point[0]))
             folder = _unused(folder / _folder_name(describe(point, naming, between=",")), taken)
-            self._means[point] = self._run(folder / "mean", begun["bytes"], layout)
+            self._means[point] = self._run(folder / "mean", begun["files"], layout)
             for replica in (replicas[member] for member in members):
                 if replica.index in shown:
                     own = _unused(folder / f"seed_{replica.seed:03d}", taken)
                     start = _session_start(replica, self._names, headline)
-                    self._replicas[replica.index] = self._run(own, begun["bytes"], layout, *start)
+                    self._replicas[replica.index] = self._run(own, begun["files"], layout, *start)
 
-    def _run(self, folder: Path, sizes: Mapping[str, int], *head: Summary) -> _Run:
+    def _run(self, folder: Path, begun: Mapping[str, tuple[str, int]], *head: Summary) -> _Run:
         """The run in a folder below tensorboard: begun with `head`, or gone on with."""
-        run = _Run(self._root / folder, sizes.get(folder.as_posix()))
+        run = _Run(self._root / folder, begun.get(folder.as_posix()))
         self._runs[folder.as_posix()] = run
         if not run.resumed:
             run.add(*head)
@@ -109,9 +109,9 @@ class TensorBoard:
 
     @property
     def position(self) -> dict[str, Any]:
-        """How far the files are written, as JSON has it: their sizes, and which points of the curves are taken."""
+        """How far it is written, as JSON has it: each run's file and its size, and the points taken of the curves."""
         return {
-            "bytes": {folder: run.bytes for folder, run in self._runs.items()},
+            "files": {folder: [run.path.name, run.bytes] for folder, run in self._runs.items()},
             "strides": [[population, tag, stride] for (population, tag), stride in self._written.items()],
         }
 
@@ -173,22 +173,20 @@ class TensorBoard:
 class _Run:
     """One run directory: events gather in memory and are appended to its one file, which is never held open.
 
-    `kept`: how many bytes of the file to go on from; None: a new one begins. The file is cut in place, and what follows
-    has the length of what was cut off, being of the same tags and steps: so a TensorBoard that is looking on, and has
-    read further, just waits until the file is that long again.
+    `kept`: the name of the file to go on with, and how many of its bytes; None: a new one begins. The file is cut in
+    place, and what follows has the length of what was cut off, being of the same tags and steps: so a TensorBoard that
+    is looking on, and has read further, just waits until the file is that long again.
     """
 
-    def __init__(self, folder: Path, kept: int | None) -> None:
+    def __init__(self, folder: Path, kept: tuple[str, int] | None) -> None:
         files.make_folder(folder)
-        new = folder / f"events.out.tfevents.{int(time.time()):010d}.lopbench"
-        self._path = max(folder.glob("events.out.tfevents.*"), default=new)
-        self.resumed = kept is not None and _cut(self._path, kept)
-        self.bytes = kept if kept is not None and self.resumed else 0  #: of the file
+        self.resumed = kept is not None and _cut(folder / kept[0], kept[1])
+        name, self.bytes = kept if kept and self.resumed else (f"events.out.tfevents.{time.time():010.0f}.lopbench", 0)
+        self.path = folder / name
         self._synced = 0  # of these bytes, those that are on disk for sure
         self._waiting = io.BytesIO()
         self._records = RecordWriter(self._waiting)
         if not self.resumed:
-            self._path = new
             self._event(file_version="brain.Event:2")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -206,14 +204,14 @@ class _Run:
 
     def flush(self) -> None:
         if self._waiting.tell():
-            files.append(self._path, self._waiting.getvalue())
+            files.append(self.path, self._waiting.getvalue())
             self.bytes += self._waiting.tell()
             self._waiting.seek(0)
             self._waiting.truncate()
 
     def sync(self) -> None:
         if self.bytes > self._synced:
-            files.sync(self._path)
+            files.sync(self.path)
             self._synced = self.bytes
 
 

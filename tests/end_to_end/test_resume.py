@@ -5,7 +5,9 @@ In this process, through `lopbench_main`; test_kills.py and test_signals.py have
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +91,7 @@ def test_it_goes_on_from_the_newest_checkpoint(stopped: Path, whole: pd.DataFram
     assert names == {"task-0000", "task-0001", "step-000000000005", "step-000000000012"}
     goes_on(stopped, 12, whole)
     names = {path.stem for path in (stopped / "out/checkpoints/population-0").iterdir()}
-    assert names == {"task-0000", "task-0001", "task-0002", "step-000000000024", "step-000000000025", "end"}
+    assert names == {"task-0000", "task-0001", "task-0002", "end"}
 
 
 def truncated(path: Path) -> None:
@@ -145,6 +147,102 @@ def test_a_bad_checkpoint_is_named_and_the_one_before_is_used(
     damage(newest)
     first = goes_on(stopped, 10, whole)
     assert f"Passed by: out/checkpoints/population-0/{newest.name} {said}" in first.err
+
+
+def test_a_bad_checkpoint_is_put_aside_so_that_it_is_in_nobodys_way_later(stopped: Path, whole: pd.DataFrame) -> None:
+    """As when a disk could not read it for a moment, and later can."""
+    newest = checkpoint.path_of(stopped / "out", 0, step=12)
+    good = newest.read_bytes()
+    truncated(newest)
+    assert again(stopped).status == 130
+    aside = newest.with_suffix(".damaged")
+    assert aside.read_bytes() == good[:-9]
+    goes_on(stopped, 12, whole)
+
+
+def test_what_can_not_be_listed_or_read_is_not_taken_for_nothing(
+    stopped: Path, whole: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system that has lost the folder of checkpoints for a moment."""
+
+    def lost(path: object, *rest: object) -> object:
+        if str(path).endswith("checkpoints"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return scandir(path, *rest)
+
+    scandir = os.scandir
+    before = table(stopped / "out")
+    monkeypatch.setattr(os, "scandir", lost)
+    done = again(stopped)
+    monkeypatch.undo()
+    assert (done.status, done.err.splitlines()[-1]) == (
+        *(1, "Can't read out/checkpoints: the network file system has lost it."),
+    )
+    assert len(table(stopped / "out")) == len(before)
+    goes_on(stopped, 12, whole)
+
+
+def test_leftovers_of_a_killed_process_are_removed(stopped: Path, whole: pd.DataFrame) -> None:
+    left = [
+        stopped / "out" / name
+        for name in ("checkpoints/population-0/.step-000000000099.safetensors.tmp", "metrics/.part-000000.parquet.tmp")
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    goes_on(stopped, 12, whole)
+    assert not any(path.exists() for path in left)
+
+
+def test_the_order_of_bindings_does_not_matter(tmp_path: Path) -> None:
+    write(tmp_path)
+    bindings = ["--gin_bindings=run.seeds = 1", "--gin_bindings=run.max_tasks = 1"]
+    assert again(tmp_path, *bindings).status == 0
+    assert "has finished" in again(tmp_path, *reversed(bindings)).out
+
+
+def test_what_is_of_the_whole_run_is_not_bound_for_one_variant(tmp_path: Path) -> None:
+    write(tmp_path, "run.variants = {'a': [], 'b': ['run.keep_tasks = 1']}\n")
+    done = again(tmp_path)
+    assert done.status == 1 and done.err.splitlines()[-1] == (
+        "run.checkpoint_* or run.keep_* differs between variants: it is of the whole run, so bind it for all of them."
+    )
+
+
+def test_a_process_that_has_lost_its_lock_writes_nothing_more(tmp_path: Path) -> None:
+    """Another has taken over while this one slept: it finds out before it writes."""
+    (tmp_path / "loses_its_lock.py").write_text(LOSES_ITS_LOCK)
+    write(tmp_path, "import loses_its_lock\nrun.metrics = [@metrics.LosesItsLock]\nrun.window_steps = 1\n")
+    done = again(tmp_path)
+    assert done.status == 1 and "has taken over" in done.err
+    left = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left == {"lock.json", "config.gin", "operative_config.gin", "run.json"}  # no part, no event file
+    assert manifest.read(tmp_path / "out")["status"] == "running"  # of the other
+
+
+#: what the file `lock.json` says is another's, and more than a second has passed
+LOSES_ITS_LOCK = """
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lopbench import register
+from lopbench.protocols import Metric
+
+
+@register("metrics")
+@dataclass(frozen=True)
+class LosesItsLock(Metric):
+    '''Another process takes the folder.'''
+
+    every: int = 7
+
+    def measure(self, probe):
+        path = Path("out/lock.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), "token": "another"}))
+        time.sleep(1.1)
+        return {}
+"""
 
 
 def test_without_any_good_checkpoint_it_is_refused_and_nothing_is_lost(stopped: Path) -> None:

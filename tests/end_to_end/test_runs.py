@@ -515,7 +515,8 @@ def test_an_interrupted_run_says_so_and_the_same_command_goes_on_with_it(tmp_pat
     write(tmp_path, "import ctrl_c\nrun.metrics = [@metrics.CtrlC]\n")
     for step, windows in ((12, [4, 8, 10]), (24, [4, 8, 10, 14, 18, 20, 24])):
         done = lopbench_main(tmp_path, "--gin_file=mine.gin", "--workdir=out")
-        assert (done.status, done.err.splitlines()[-1]) == (130, f"Stopped by Ctrl-C after {step} updates.")
+        told = f"Stopped by Ctrl-C after {step} updates: the same command goes on from there."
+        assert (done.status, done.err.splitlines()[-1]) == (130, told)
         assert manifest.read(tmp_path / "out")["status"] == "interrupted"
         assert series(table(tmp_path / "out"), "online/loss").index.tolist() == windows
     rows = finished(tmp_path, "--gin_file=mine.gin")

@@ -1,5 +1,6 @@
 """The parquet table: one schema, one table, whole at any time, cut back to a row on resume."""
 
+import json
 import os
 import subprocess
 import sys
@@ -136,10 +137,11 @@ def test_a_resumed_table_equals_one_never_stopped(tmp_path, kept_steps):
     table = Table(tmp_path / "resumed", REPLICAS, part_rows=40, clock=stopped)
     write(table, range(kept_steps))
     table.flush()
-    rows = table.rows
+    rows, position = table.rows, json.loads(json.dumps(table.position))
     write(table, range(kept_steps, 16))  # after the checkpoint; the run is then killed
     table.flush()
-    table = Table(tmp_path / "resumed", REPLICAS, rows=rows, part_rows=40, clock=stopped)
+    table = Table(tmp_path / "resumed", REPLICAS, position=position, part_rows=40, clock=stopped)
+    assert table.position == position
     assert table.rows == rows == kept_steps * 8
     if rows:
         assert len(load(tmp_path / "resumed")) == rows
@@ -153,15 +155,45 @@ def test_what_can_not_be_continued_is_refused_and_left_alone(tmp_path):
     table = Table(tmp_path, REPLICAS, part_rows=40, clock=stopped)
     write(table, range(12))
     table.close()
+    position = table.position
     with pytest.raises(UserError, match="holds 16 rows where the checkpoint counts 20"):
-        Table(tmp_path, REPLICAS, rows=100, part_rows=40)
+        Table(tmp_path, REPLICAS, position={**position, "rows": 100}, part_rows=40)
     with pytest.raises(UserError, match="what varies"):
-        Table(tmp_path, REPLICAS[:2], rows=8, part_rows=40)
+        Table(tmp_path, REPLICAS[:2], position=position, part_rows=40)
     second = tmp_path / "metrics" / "part-000001.parquet"
     second.write_bytes(second.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"part-000001\.parquet is missing or damaged"):
-        Table(tmp_path, REPLICAS, rows=90, part_rows=40)
+        Table(tmp_path, REPLICAS, position=position, part_rows=40)
     assert len(parts(tmp_path)) == 3
+
+
+def test_rows_that_are_not_those_that_were_written_are_refused(tmp_path):
+    """Flipped bits that the file format itself does not notice, among others."""
+    table = Table(tmp_path, REPLICAS, part_rows=40, clock=stopped)
+    write(table, range(7))
+    table.close()
+    for name in ("part-000000.parquet", "part-000001.parquet"):
+        path = tmp_path / "metrics" / name
+        whole = path.read_bytes()
+        for place in range(4, len(whole), len(whole) // 40):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            try:
+                again = Table(tmp_path, REPLICAS, position=table.position, part_rows=40)
+            except UserError as error:
+                assert name in error.message
+            else:  # of what a file says of itself not everything matters
+                assert again.position == table.position
+        path.write_bytes(whole)
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    table = Table(tmp_path, REPLICAS, part_rows=40, clock=stopped)
+    write(table, range(7))
+    table.flush()
+    backup = tmp_path / "metrics" / "part-000000-backup.parquet"
+    backup.write_bytes((tmp_path / "metrics" / "part-000000.parquet").read_bytes())
+    Table(tmp_path, REPLICAS, position=table.position, part_rows=40).close()
+    assert backup.exists() and len(load(tmp_path)) == 7 * 8
 
 
 WRITER = """
@@ -193,8 +225,6 @@ def test_killed_in_the_middle_every_row_flushed_is_readable_once(tmp_path):
     steps = np.arange(len(frame)) // 2
     np.testing.assert_array_equal(frame["step"], steps)
     np.testing.assert_array_equal(frame["value"], steps)
-    Table(tmp_path, [Replica(0, "base", 0), Replica(1, "base", 1)], rows=250, part_rows=100).close()
-    assert len(load(tmp_path)) == 250
 
 
 def test_a_run_without_rows_leaves_an_empty_table(tmp_path):
