@@ -103,9 +103,8 @@ class Keeper:
         self._next_time = inf if rule.minutes is None else self._clock() + 60 * rule.minutes
 
     def due(self, step: int) -> bool:
-        return (
-            step >= self._next_step or self._request.signal is not None or self._clock() >= self._next_time
-        )  # asked between any two calls, so no more than three comparisons
+        # asked between any two calls of the executor, so no more than three comparisons
+        return step >= self._next_step or self._request.signal is not None or self._clock() >= self._next_time
 
     def save(self, snapshot: Snapshot) -> None:
         """Write the snapshot, unless it is there; raises `StoppedError` if that was asked for."""

@@ -53,7 +53,10 @@ class Running:
         self.groups, self.choices, self.workdir = groups, choices, workdir
         self._config, self._data, self._held, self._request = config, data, held, request
         standing = start.standing if start else None
-        self._start = start.checkpoint if start and not start.standing.ended else None
+        self._start = start.checkpoint if start else None
+        if self._start and standing and standing.ended:
+            self._start.state.clear()  # which nothing goes on from
+            self._start = None
         self._checked = time.monotonic()
         self.died = dict(standing.died) if standing else {}
         self.begun = standing.population + standing.ended if standing else 0
