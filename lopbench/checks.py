@@ -34,12 +34,10 @@ def check_number(
     if value is None and optional:
         return
     bounds = [("at least", at_least), ("above", above), ("at most", at_most), ("below", below)]
-    range_ = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+    range_ = " and ".join(f"{word} {_shown(bound)}" for word, bound in bounds if bound is not None)
     kind = "an integer" if integer else "a number"
     right = f"it must be {kind}" + (f" {range_}" if range_ else "") + (", or None to switch it off" if optional else "")
-    number = (
-        isinstance(value, int if integer else (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    number = is_number(value) and (isinstance(value, int) or not integer)
     inside = number and (
         (at_least is None or value >= at_least)
         and (above is None or value > above)
@@ -47,6 +45,16 @@ def check_number(
         and (below is None or value < below)
     )
     require(inside, f"{_where(part, field)} is {value!r}: {right}.")
+
+
+def _shown(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
+
+
+def check_count(part: Any, field: str, value: Any, most: int) -> None:
+    """Refuse what is no integer at least 1, and one that is so large that it must be a slip."""
+    check_number(part, field, value, at_least=1, integer=True)
+    require(value <= most, f"{_where(part, field)} is {value}: it must be at most {most:,}.")
 
 
 def check_choice(part: Any, field: str, value: Any, choices: Iterable[str]) -> None:
@@ -96,7 +104,9 @@ def check_probe(metric: Any) -> None:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number (True and False are none)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
 
 
 def is_integer(value: Any, at_least: int) -> bool:

@@ -1,9 +1,9 @@
 """The one way in for gin: reads files and bindings, checks them, hands variants to gin, writes what a run saves.
 
-lookup.py finds the files, gin_text.py knows the syntax, gin_names.py what names mean. Everything is
-checked here, for every variant, before gin binds anything, so that a mistake gets one short message:
-what is wrong, where, and what was probably meant. gin then only hands the bindings to the
-constructors, and tells which of them were used.
+lookup.py finds the files, gin_text.py knows the syntax, gin_names.py what names mean, gin_values.py what bindings
+amount to. Everything is checked here, for every variant, before gin binds anything, so that a mistake gets one short
+message: what is wrong, where, and what was probably meant. gin then only hands the bindings to the constructors, and
+tells which of them were used.
 
     request = config.read(["swr_vit.gin"], ["run.seeds = 5"])
     for name in request.variants:
@@ -16,7 +16,6 @@ binding of the same key wins. Macros are replaced by their values before gin see
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 import re
@@ -31,25 +30,15 @@ from typing import Any
 import gin
 
 from lopbench import lookup, sweep
-from lopbench.errors import UserError
-from lopbench.gin_names import (
-    GRID,
-    PLANS,
-    VARIANTS,
-    as_reference,
-    complete,
-    components,
-    is_component,
-    line_for_gin,
-    parameters,
-)
-from lopbench.gin_text import Binding, Import, Include, Macro, Place, Reference, at, map_value, names_in, parse, render
-from lopbench.registry import KINDS, nearest, parts
+from lopbench.errors import UserError, require
+from lopbench.gin_names import GRID, PLANS, VARIANTS, complete, is_component, line_for_gin
+from lopbench.gin_text import Binding, Import, Include, Place, at, is_text, parse, render
+from lopbench.gin_values import COMMAND_LINE, DEFAULT, check_macros, resolve
 
-COMMAND_LINE = "--gin_bindings"
-DEFAULT = "a default"
 #: how a file begins that shrinks or changes any run
 OVERLAY = "# Overlay"
+#: bytes of a variant's name: file systems take 255, and a logger may add to it
+LONGEST_NAME = 200
 
 Used = Mapping[str, Any]  # key -> value
 
@@ -77,17 +66,23 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: S
     import_parts()  # slow, so after the first thing that may be wrong
     reader = _Reader(search_paths)
     base = [binding for name in gin_files for binding in reader.file(name)]
+    for line in bindings:
+        require(is_text(line), f"{COMMAND_LINE}={line!r} is not UTF-8, and can't be saved with the run.")
     last = [binding for line in bindings for binding in reader.text(line, COMMAND_LINE)]
     plans = {binding.key: binding for binding in [*base, *last] if binding.key in PLANS}
-    variants = dict[str, tuple[str, ...]]({files[0].stem: ()})
+    stem = files[0].stem
+    variants: dict[str, tuple[str, ...]] = {"run" if _fault_of(stem) else stem: ()}  # the saved text names it
     if VARIANTS in plans:
         variants = _checked_variants(plans[VARIANTS])
     own = {name: reader.variant(name, lines) for name, lines in variants.items()}
     if GRID in plans:
         _check_not_swept(plans[GRID], [*last, *(binding for found in own.values() for binding in found)])
         variants = sweep.expand(variants, plans[GRID], named=VARIANTS in plans)
+        with at(plans[GRID].place):
+            for name in variants:
+                _check_name(name, f"{GRID} makes a variant")
         own = {name: reader.variant(name, lines) for name, lines in variants.items()}
-    _check_macros([*base, *(binding for found in own.values() for binding in found), *last])
+    check_macros([*base, *(binding for found in own.values() for binding in found), *last])
     return Request(
         files=tuple(map(str, files)),
         bindings=tuple(bindings),
@@ -95,7 +90,7 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: S
         imports=tuple(reader.imports),
         notices=tuple(reader.notices),
         overlays=tuple(reader.overlays),
-        settings={name: _resolve([*base, *own[name], *last]) for name in variants},
+        settings={name: resolve([*base, *own[name], *last]) for name in variants},
     )
 
 
@@ -162,7 +157,8 @@ class Request:
 
     def asked_text(self) -> str:
         """config.gin: all that was asked for in one file, which asks for the same when it is run."""
-        asked = {name: {key: binding.value for key, binding in found.items()} for name, found in self.settings.items()}
+        settings = self.settings.items()  # sorted: the same, whatever the order in which it was asked for
+        asked = {name: {key: found[key].value for key in sorted(found)} for name, found in settings}
         return self._text("What was asked for.", asked)
 
     def operative_text(self, used: Mapping[str, Used]) -> str:
@@ -211,7 +207,7 @@ class _Reader:
             if found.path in within:
                 raise UserError(f"{found.path} includes itself.")
             try:
-                text = found.path.read_text(encoding="utf-8")
+                text = found.path.read_text(encoding="utf-8-sig")  # as some editors begin it
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{found.path} can't be read: {error}.") from None
         self.notices[f"gin file: {found.path}"] = None
@@ -257,7 +253,7 @@ class _Reader:
                 importlib.import_module(name)
             except UserError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
                     raise UserError(
                         f"There is no module {error.name}: none is installed, and none is in {' or '.join(folders)}. "
@@ -269,7 +265,7 @@ class _Reader:
         self.imports[statement.line] = None
 
 
-# What a variant amounts to --------------------------------------------------------------------------
+# Variants --------------------------------------------------------------------------
 
 
 def _checked_variants(binding: Binding) -> dict[str, tuple[str, ...]]:
@@ -279,11 +275,24 @@ def _checked_variants(binding: Binding) -> dict[str, tuple[str, ...]]:
         if not isinstance(value, dict) or not value:
             raise UserError(f"{VARIANTS} is {value!r}: it must be {form}.")
         for name, lines in value.items():
-            if not isinstance(name, str) or not re.fullmatch(r"[^\W_][^/\\\r\n]*", name):
-                raise UserError(f"{VARIANTS} names {name!r}: it must begin with a letter or digit and hold no slash.")
+            _check_name(name, f"{VARIANTS} names")
             if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
                 raise UserError(f"{VARIANTS}[{name!r}] is {lines!r}: it must be a list of strings, as in {form}.")
     return {name: tuple(lines) for name, lines in value.items()}
+
+
+def _check_name(name: Any, who: str) -> None:
+    """Refuse what can't be a variant's name."""
+    fault = _fault_of(name)
+    require(not fault, f"{who} {name!r}: it must {fault}.")
+
+
+def _fault_of(name: Any) -> str:
+    """What a variant's name lacks to be shown, and to name a folder; "" if nothing."""
+    if not isinstance(name, str) or not re.fullmatch(r"[^\W_][^/\\]*", name) or not name.isprintable():
+        return "begin with a letter or digit, and hold no slash and nothing unprintable"
+    too_long = len(name.encode()) > LONGEST_NAME
+    return f"be at most {LONGEST_NAME} bytes long, as a folder is named so" if too_long else ""
 
 
 def _check_not_swept(grid: Binding, others: Sequence[Binding]) -> None:
@@ -296,92 +305,3 @@ def _check_not_swept(grid: Binding, others: Sequence[Binding]) -> None:
     for binding in others:
         if binding.key in swept:
             raise binding.place.error(f"{binding.key} is swept by {GRID}: bind {GRID} instead, as in {sweep.FORM}.")
-
-
-def _resolve(bindings: Iterable[Binding]) -> dict[str, Binding]:
-    """The bindings in force, by key: later ones win, macros are replaced by their values; all checked."""
-    last = {binding.key: binding for binding in bindings}
-    macros = {key: binding.value for key, binding in last.items() if "." not in key}
-    settings = {}
-    for key, binding in last.items():
-        if "." in key and key not in PLANS:
-            with at(binding.place):
-                value = _expand(binding.value, macros, (key,))
-                _check_kind(key, value)
-            settings[key] = replace(binding, value=value)
-    return _with_default_parts(settings)
-
-
-def _expand(value: Any, macros: Mapping[str, Any], within: tuple[str, ...]) -> Any:
-    """`value` with macros replaced by their values; `within` are the key and the macros that led here."""
-
-    def leaf(item: Any) -> Any:
-        if not isinstance(item, Macro):
-            return item
-        if item.name == "gin.REQUIRED":
-            raise UserError(f"{within[-1]} must be given, as in {COMMAND_LINE}='{within[-1]} = ...'.")
-        if item.name in within:
-            raise UserError(f"The macro {item!r} is defined by itself.")
-        if item.name not in macros:
-            raise UserError(f"The macro {item!r} has no value.{nearest(item.name, macros)}")
-        return _expand(macros[item.name], macros, (*within, item.name))
-
-    return map_value(leaf, value)
-
-
-def _check_kind(key: str, value: Any) -> None:
-    """A parameter named after a kind takes parts of that kind: `run.optimizer` one, `run.strategies` a list."""
-    component, _, parameter = key.rpartition(".")
-    kind = next((kind for kind in KINDS if parameter in (kind, kind.removesuffix("s"))), None)
-    if kind is None:
-        return
-    for name in names_in(value, Reference):
-        if not name.startswith(f"{kind}."):
-            hint = nearest(name.split(".")[1], parts(kind))
-            raise UserError(f"{key} is @{name}: it must be one of the {kind}.{hint}")
-    several = parameter == kind
-    items = value if several and isinstance(value, (list, tuple)) else [value]
-    right = isinstance(value, (list, tuple)) == several and all(isinstance(item, Reference) for item in items)
-    optional = value is None and parameters(component)[parameter].default is None
-    if component == "run" and not right and not optional:
-        example = f"@{kind}.{next(iter(parts(kind)), 'Name')}"
-        form = f"a list of references, such as [{example}]" if several else f"a reference, such as {example}"
-        raise UserError(f"{key} is {value!r}: it must be {form}.")
-
-
-def _with_default_parts(settings: Mapping[str, Binding]) -> dict[str, Binding]:
-    """The settings, with defaults that hold parts bound to these parts, so that gin sees them too.
-
-    Goes through whatever `run` leads to; a parameter without a value and without a default is refused.
-    """
-    settings = dict(settings)
-    seen, ahead = {"run"}, ["run"]
-    while ahead:
-        component = ahead.pop(0)
-        for name, parameter in parameters(component).items():
-            key = f"{component}.{name}"
-            if key not in settings and parameter.default is parameter.empty:
-                hint = " Is the gin file a complete run?" if component == "run" else ""
-                raise UserError(f"{key} must be given, and nothing binds it.{hint}")
-            default = map_value(as_reference, parameter.default)
-            if key not in settings and names_in(default, Reference):
-                settings[key] = Binding(key, default, Place(DEFAULT))
-            found = names_in(settings[key].value, Reference) if key in settings else []
-            ahead += [other for other in dict.fromkeys(found) if other not in seen]
-            seen.update(found)
-    return settings
-
-
-def _check_macros(bindings: Sequence[Binding]) -> None:
-    """A macro that nothing mentions is most likely a parameter whose component was forgotten."""
-    mentioned = {name for binding in bindings for name in names_in(binding.value, Macro)}
-    for binding in bindings:
-        if "." not in binding.key and binding.key not in mentioned:
-            chosen = {"run", *(name for other in bindings for name in names_in(other.value, Reference))}
-            known: dict[str, list[str]] = {}
-            for component in sorted(components(), key=lambda name: name not in chosen):
-                for name in parameters(component):
-                    known.setdefault(name, []).append(f"{component}.{name}")
-            close = [key for name in difflib.get_close_matches(binding.key, known, cutoff=0.7) for key in known[name]]
-            hint = f" Did you mean {' or '.join(close[:3])}?" if close else " A parameter needs its component in front."
-            raise binding.place.error(f"{binding.key} is a macro that nothing uses.{hint}")

@@ -30,7 +30,7 @@ from lopbench.executors import Choice, choose
 from lopbench.keyed_random import LAYOUT_VERSION
 from lopbench.loggers.console import summary
 from lopbench.loggers.manifest import Manifest
-from lopbench.memory import naming_shortage_of_data
+from lopbench.memory import naming_shortage_of_data, naming_shortage_while
 from lopbench.protocols import Dataset, Source
 from lopbench.resume import START_AFRESH, Start
 from lopbench.running import Running
@@ -119,11 +119,12 @@ def execute(request: config.Request, setting: Setting) -> int:
     """
     device = resolve_device(setting.device)
     load = Loader(setting.data_dir, device)
-    variants, operative = build(request, Surroundings(device, imitation(device) if setting.dry_run else load))
-    groups = group(variants)
-    if setting.dry_run:
-        print(dry_run.describe(groups, choose_all(groups)))
-        return 0
+    with naming_shortage_while("the run is built", device):
+        variants, operative = build(request, Surroundings(device, imitation(device) if setting.dry_run else load))
+        groups = group(variants)
+        if setting.dry_run:
+            print(dry_run.describe(groups, choose_all(groups)))
+            return 0
     workdir, asked = files.workdir_at(setting.workdir), request.asked_text()
     with lock.hold(files.make_folder(workdir)) as held:
         if setting.overwrite:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import re
@@ -13,7 +14,7 @@ import gin
 
 from lopbench import registry
 from lopbench.errors import UserError
-from lopbench.gin_text import Binding, Macro, Reference, at, map_value
+from lopbench.gin_text import Binding, Macro, Reference, at, is_text, map_value
 from lopbench.registry import KINDS, nearest, parts
 
 #: what gin calls the root; `run` in a gin file
@@ -21,6 +22,8 @@ ROOT = "lopbench.run"
 #: what config.py reads itself; `run` never sees them
 VARIANTS, GRID = "run.variants", "sweep.grid"
 PLANS = (VARIANTS, GRID)
+#: one more than the largest integer, as numpy and torch keep them
+INTEGERS = 2**63
 
 
 def components() -> list[str]:
@@ -36,7 +39,7 @@ def parameters(component: str) -> dict[str, inspect.Parameter]:
 
 def _signature(component: str) -> dict[str, inspect.Parameter]:
     if component == "run":
-        return dict(inspect.signature(gin.get_configurable(ROOT)).parameters)
+        return registry.signature(gin.get_configurable(ROOT))
     kind, name = component.split(".")
     return registry.signature(parts(kind)[name])
 
@@ -44,13 +47,18 @@ def _signature(component: str) -> dict[str, inspect.Parameter]:
 def _runtime(component: str) -> list[str]:
     """The parameters that the run passes itself."""
     if component == "run":
-        return [name for name in _signature("run") if not _gin_takes(name)]
+        return _runtime_of_root(ROOT)
     return [name for name in KINDS[component.split(".")[0]] if name in _signature(component)]
 
 
-def _gin_takes(parameter: str) -> bool:
+@functools.cache
+def _runtime_of_root(root: str) -> list[str]:
+    return [name for name in registry.signature(gin.get_configurable(root)) if not _gin_takes(f"{root}.{name}")]
+
+
+def _gin_takes(key: str) -> bool:
     try:
-        gin.config.ParsedBindingKey.parse(f"{ROOT}.{parameter}")
+        gin.config.ParsedBindingKey.parse(key)
     except ValueError:  # it is on the denylist
         return False
     return True
@@ -110,10 +118,11 @@ def complete(binding: Binding) -> Binding:
 
 def as_reference(value: Any) -> Any:
     """A part's class as a reference; anything else as it is."""
-    for kind in KINDS:
-        for name, part in parts(kind).items():
-            if value is part:
-                return Reference(f"{kind}.{name}")
+    if isinstance(value, type):
+        for kind in KINDS:
+            for name, part in parts(kind).items():
+                if value is part:
+                    return Reference(f"{kind}.{name}")
     return value
 
 
@@ -130,4 +139,8 @@ def _complete_leaf(value: Any) -> Any:
         return Reference(name)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError("An infinite value can't be saved with the run: use None for no limit.")
+    if isinstance(value, int) and not -INTEGERS <= value < INTEGERS:
+        raise UserError("An integer must fit into 64 bits; a larger number is written as 1e30.")
+    if isinstance(value, str) and not is_text(value):
+        raise UserError(f"{value!r} can't be saved with the run: it holds half a character.")
     return value

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from gin import config_parser
 
 from lopbench.errors import UserError
+
+#: How deep lists may be nested, and how many items a value may hold, once macros are replaced. Without a bound, a few
+#: lines of macros of macros fill the memory.
+DEEPEST, MOST_ITEMS = 20, 100_000
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,11 @@ class Place:
 
     def __str__(self) -> str:
         number = f", line {self.line}" if isinstance(self.source, Path) and self.line else ""
-        text = self.text if len(self.text) <= 120 else f"{self.text[:117]}..."
-        return f"{self.source}{number}" + (f": {text}" if text else "")
+        return f"{self.source}{number}" + (f": {_short(self.text)}" if self.text else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 @contextmanager
@@ -110,7 +118,7 @@ def parse(text: str, source: Path | str) -> list[Binding | Import | Include]:
         while (statement := parser.parse_statement()) is not None:
             if not isinstance(statement, config_parser.BlockDeclaration):
                 found.append(_translated(statement, source))
-    except (SyntaxError, tokenize.TokenError, TypeError, ValueError, StopIteration) as error:
+    except (SyntaxError, tokenize.TokenError, TypeError, ValueError, StopIteration, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise _malformed(error, text, source) from None
@@ -130,38 +138,79 @@ def _translated(statement: Any, source: Path | str) -> Binding | Import | Includ
             f"without '{statement.scope}/', and state differences in run.variants."
         )
     key = f"{statement.selector}.{statement.arg_name}" if statement.arg_name else statement.selector
+    with at(place):
+        check_size(statement.value, f"The value of {key}")
     return Binding(key, statement.value, place)
 
 
 def _malformed(error: Exception, text: str, source: Path | str) -> UserError:
     """What is wrong with the syntax, and where: gin's and Python's tokenizer's own words, without the rest."""
     message, *details = error.args or ("it ends too early",)
+    if isinstance(error, RecursionError):
+        message = "its brackets are nested too deep"
+    elif isinstance(error, UnicodeError):
+        message, details = "it holds half a character", []
     lines = text.splitlines()
     number = getattr(error, "lineno", None) or (details[0][0] if details else int(len(lines) == 1))
     number = min(number, len(lines))  # the tokenizer may report the end of the text
     place = Place(source, number, lines[number - 1].strip() if number else "")
     token = re.search(r"Failed to parse token '(.*)'", str(message), re.DOTALL)
     if token:
-        return place.error(
-            f"{token[1]} is no value: a string needs quotes, and True, False and None begin with a capital letter."
-        )
+        what = "is no value: a string needs quotes, and True, False and None begin with a capital letter."
+        return place.error(f"{_short(token[1])} {what}")
     return place.error(f"This is no gin: {str(message).splitlines()[0].strip().rstrip('.')}.")
 
 
 def map_value(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply `function` to the leaves of nested lists, tuples and dicts."""
+    """Apply `function` to the leaves of nested lists, tuples and dicts, keys included."""
     if isinstance(value, dict):
-        return {key: map_value(function, item) for key, item in value.items()}
+        return {map_value(function, key): map_value(function, item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(map_value(function, item) for item in value)
     return function(value)
 
 
+def check_size(value: Any, what: str) -> None:
+    """Refuse lists, tuples and dicts that are nested too deep, or hold too much, for a configuration."""
+    level, count = [value], 0
+    for _ in range(DEEPEST + 1):
+        items = chain.from_iterable(map(_items, level))
+        level = list(islice(items, MOST_ITEMS + 1 - count))  # not all of them, which may be what is too much
+        count += len(level)
+        if count > MOST_ITEMS:
+            raise UserError(f"{what} holds more than {MOST_ITEMS:,} items, which is too much for a configuration.")
+        if not level:
+            return
+    raise UserError(f"{what} is nested more than {DEEPEST} levels deep.")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """What a list, tuple or dict holds, keys included; nothing for a leaf."""
+    if isinstance(value, dict):
+        return chain(value, value.values())
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (dict, list, tuple)):
+        for item in _items(value):
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be written to a file: escapes, and a shell's odd bytes, can make halves of characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def names_in(value: Any, type_: type[Reference] | type[Macro]) -> list[str]:
     """The names of the references, or of the macros, within a value."""
-    found: list[Any] = []
-    map_value(found.append, value)
-    return [leaf.name for leaf in found if isinstance(leaf, type_)]
+    return [leaf.name for leaf in _leaves(value) if isinstance(leaf, type_)]
 
 
 def render(bindings: dict[str, Any]) -> list[str]:

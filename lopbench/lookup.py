@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lopbench.errors import UserError
+from lopbench.errors import UserError, require
+from lopbench.gin_text import is_text
 from lopbench.registry import KINDS, nearest
 
 
@@ -53,16 +54,28 @@ def run_name(file: str | Path) -> str:
 
 def own_places(search_paths: Sequence[str], beside: Path | None = None) -> list[Path]:
     """The user's folders, in the order of the search; `beside` is the folder of the file that includes or imports."""
-    folders = [Path.cwd(), *(Path(path).expanduser() for path in search_paths), *([beside] if beside else [])]
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise UserError("The working directory is gone: change into one that is there.") from None
+    folders = [here, *(map(_expanded, search_paths)), *([beside] if beside else [])]
     return list(dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders))
+
+
+def _expanded(path: str) -> Path:
+    """With the user's home for ~; a user that there isn't is left as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def find(name: str, search_paths: Sequence[str] = (), beside: Path | None = None) -> Found:
     """The file meant by `name`, or `UserError` with the places tried and the nearest shipped names."""
-    given = Path(name).expanduser()
+    given = _expanded(name)
     tried = list(dict.fromkeys(folder / given for folder in [*own_places(search_paths, beside), shipped()]))
     for path in tried:
-        if path.is_file():
+        if os.path.isfile(path):  # False, too, for what can be no path: a name that is too long, or holds a NUL
+            require(
+                is_text(str(path)), f"The path {str(path)!r} is not UTF-8, and can't be saved with the run: rename it."
+            )
             default = shipped() / given
             hides = not given.is_absolute() and default.is_file() and not default.samefile(path)
             return Found(Path(os.path.abspath(path)), default if hides else None)

@@ -63,8 +63,8 @@ def parse(argv: Sequence[str]) -> list[str]:
     """Parse the flags; a mistake in them is one line on stderr, and exit status 1."""
     try:
         return list(flags.FLAGS(list(argv)))
-    except flags.Error as error:
-        print(f"{' '.join(str(error).split())} --help shows the flags.", file=sys.stderr)
+    except (flags.Error, ValueError, OSError, RecursionError) as error:  # absl raises the others, too
+        print(f"{' '.join(str(error).split())[:500]} --help shows the flags.", file=sys.stderr)
         sys.exit(1)
 
 

@@ -27,7 +27,14 @@ from lopbench.protocols import Clock, Dataset
 #: The share of free memory that tensors are sure to fill: allocators round sizes up and leave holes.
 USABLE = 0.8
 #: What a `RuntimeError` says if it is one of memory: of torch's allocators, C++, CUDA and its libraries.
-SHORTAGES = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
+SHORTAGES = (
+    "Storage size calculation overflowed",
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "ALLOC_FAILED",
+)
 
 
 # Measuring -------------------------------------------------------------------------------------------
@@ -165,7 +172,12 @@ def naming_shortage(population: Population, choice: Choice, names: Sequence[str]
 
 def naming_shortage_of_data(name: str, device: torch.device) -> AbstractContextManager[None]:
     """A context that turns a shortage of memory while the data set `name` is loaded into a `UserError`."""
-    return _answered(lambda: f"Out of {_kind(device)} while {name} is loaded: {_room(device)}.")
+    return naming_shortage_while(f"{name} is loaded", device)
+
+
+def naming_shortage_while(what: str, device: torch.device) -> AbstractContextManager[None]:
+    """A context that turns a shortage of memory while `what` is done into a `UserError`."""
+    return _answered(lambda: f"Out of {_kind(device)} while {what}: {_room(device)}.")
 
 
 def is_shortage(error: BaseException) -> bool:

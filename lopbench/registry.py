@@ -7,6 +7,7 @@ left alone, so plain Python uses it like any other class.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -64,8 +65,9 @@ def register(kind: str) -> Callable[[C], C]:
     return decorate
 
 
-def signature(part: type) -> dict[str, inspect.Parameter]:
-    """The constructor's parameters by name, `self` left out."""
+@functools.cache  # a sweep asks for the same ones thousands of times
+def signature(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a class's constructor, `self` left out, or of a function, by name."""
     return dict(inspect.signature(part).parameters)
 
 

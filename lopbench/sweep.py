@@ -9,13 +9,16 @@ that differ only in numbers marked PerReplica train side by side in one populati
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lopbench.errors import UserError
+from lopbench.errors import UserError, require
 from lopbench.gin_text import Binding, at, render
 
 FORM = "{'kind.Part.parameter': [value, value, ...], ...}"
+#: How many points a grid may have. Each is built and checked before any is trained, which takes about 10 ms.
+MOST_POINTS = 10_000
 
 
 def expand(variants: Mapping[str, Sequence[str]], grid: Binding, named: bool) -> dict[str, tuple[str, ...]]:
@@ -48,6 +51,8 @@ def checked(grid: Binding) -> dict[str, Sequence[Any]]:
 def _points(grid: Binding) -> dict[str, tuple[str, ...]]:
     """The gin lines of every combination of values, by what names it."""
     axes = checked(grid)
+    count = math.prod(map(len, axes.values()))
+    require(count <= MOST_POINTS, f"{grid.key} makes {count:,} variants: at most {MOST_POINTS:,} are taken.")
     labels = _labels(list(axes))
     points = {}
     for values in itertools.product(*axes.values()):

@@ -7,6 +7,7 @@ by side in one population; what differs in structure makes another, trained afte
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 ON_NONFINITE = ("freeze", "stop")
 #: Seeds are 64-bit keys; a gin file may name any of these.
 SEED_BOUND = 2**63
+#: More replicas of a variant must be a slip of a key.
+MOST_SEEDS = 100_000
 
 
 @dataclass(frozen=True)
@@ -231,11 +234,12 @@ def _check_run(name: str, value: Any, right: bool, what: str) -> None:
 def check_seeds(seeds: Any) -> tuple[int, ...]:
     """A count n means 0 ... n-1; a list must hold different integers of 64 bits."""
     if is_integer(seeds, 1):
+        _check_run("seeds", seeds, seeds <= MOST_SEEDS, f"at most {MOST_SEEDS:,}")
         return tuple(range(seeds))
     listed = isinstance(seeds, (list, tuple)) and len(seeds) > 0
     integers = listed and all(is_integer(seed, -SEED_BOUND) and seed < SEED_BOUND for seed in seeds)
     _check_run("seeds", seeds, integers, "a count at least 1, or a list of 64-bit integers")
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    twice = sorted(seed for seed, count in Counter(seeds).items() if count > 1)
     require(
         not twice, f"run.seeds names {', '.join(map(str, twice))} twice: two replicas of one seed are the same replica."
     )

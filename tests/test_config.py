@@ -6,8 +6,10 @@ The parts here are small stand-ins in a registry of their own, so that no test d
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,32 @@ def test_a_missing_file_says_where_it_was_looked_for_and_what_there_is(write: Wr
     )
 
 
+@pytest.mark.parametrize("name", ["~nobody/base.gin", "x" * 5000, "a\0b", "shipped", "\udcff"])
+def test_what_can_be_no_file_is_a_missing_file(name: str) -> None:
+    for files, search_paths in (([name], []), (["base.gin"], [name])):
+        with pytest.raises(UserError, match=r"^There is no gin file "):
+            config.read(files, [], search_paths)
+
+
+def test_bytes_that_are_no_text_are_refused_before_they_have_to_be_saved(write: Write, tmp_path: Path) -> None:
+    write()
+    with pytest.raises(UserError) as error:
+        config.read(["base.gin"], ["# \udcff"])
+    assert str(error.value) == r"--gin_bindings='# \udcff' is not UTF-8, and can't be saved with the run."
+    if sys.platform != "darwin":  # where no file can be named so
+        write(name="\udcff.gin")
+        with pytest.raises(UserError, match=r"udcff.gin' is not UTF-8, and can't be saved with the run: rename it\.$"):
+            config.read(["\udcff.gin"])
+
+
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match=r"^The working directory is gone: change into one that is there\.$"):
+        config.read(["base.gin"])
+
+
 def test_an_include_is_found_from_the_root_and_beside_the_including_file(write: Write, tmp_path: Path) -> None:
     write("run.seeds = 5", "parts/deep.gin", "elsewhere", base="")
     write("include 'parts/deep.gin'", "main.gin", "elsewhere")
@@ -234,6 +262,13 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home/raw.gin").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"raw.gin can't be read: 'utf-8' codec"):
         config.read(["raw.gin"])
+
+
+def test_a_file_may_be_as_windows_writes_it(tmp_path: Path) -> None:
+    (tmp_path / "home/theirs.gin").write_bytes(
+        b"\xef\xbb\xbf" + f"{BASE}run.seeds = 4\n".replace("\n", "\r\n").encode()
+    )
+    assert values(config.read(["theirs.gin"]))["theirs"]["run.seeds"] == 4
 
 
 def test_the_shipped_files_are_found_beside_the_package_or_inside_it(
@@ -369,6 +404,7 @@ BROKEN = {
         "import math\nmath.nothing\n",
         "{name} can't be imported. AttributeError: module 'math' has no attribute 'nothing' ({path}, line 2)",
     ),
+    "exits": ("import sys\nsys.exit(3)\n", "{name} can't be imported. SystemExit: 3 ({path}, line 2)"),
     "unfinished": ("x = = 1\n", "{name} can't be imported. SyntaxError: invalid syntax ({name}.py, line 1)"),
     "misuses": (
         "import lopbench\n\n@lopbench.register('strategy')\nclass A:\n    'A.'",
@@ -467,9 +503,43 @@ IN_FILE = {
     ),
     "variant's name": (
         "run.variants = {'../a': []}",
-        "run.variants names '../a': it must begin with a letter or digit and hold no slash.",
+        "run.variants names '../a': it must begin with a letter or digit, and hold no slash and nothing unprintable.",
+    ),
+    "variant's name, unprintable": (
+        r"run.variants = {'a\x00': []}",
+        r"run.variants names 'a\x00': it must begin with a letter or digit, and hold no slash and nothing unprintable.",
+    ),
+    "grid's name, a slash": (
+        r"sweep.grid = {'run.dtype': ['a\x00']}",
+        r"sweep.grid makes a variant 'dtype=a\x00': it must begin with a letter or digit, "
+        "and hold no slash and nothing unprintable.",
+    ),
+    "large grid": (
+        f"sweep.grid = {{'run.seeds': {[*range(1, 9)]}, 'Ramp.steps': {[*range(1251)]}}}",
+        "sweep.grid makes 10,008 variants: at most 10,000 are taken.",
+    ),
+    "large integer": (
+        "run.seeds = 9223372036854775808",
+        "An integer must fit into 64 bits; a larger number is written as 1e30.",
+    ),
+    "large integer as a key": (
+        "Walk.noise = {-9223372036854775809: 1}",
+        "An integer must fit into 64 bits; a larger number is written as 1e30.",
+    ),
+    "half a character": (
+        r"run.dtype = '\ud800'",
+        r"'\ud800' can't be saved with the run: it holds half a character.",
+    ),
+    "nested": (
+        f"run.seeds = {'[' * 21}1{']' * 21}",
+        "The value of run.seeds is nested more than 20 levels deep.",
     ),
 }
+
+
+def shown(line: str) -> str:
+    """A line as messages show it."""
+    return line.strip() if len(line.strip()) <= 120 else f"{line.strip()[:117]}..."
 
 
 @pytest.mark.parametrize("line, message", IN_FILE.values(), ids=IN_FILE.keys())
@@ -477,7 +547,7 @@ def test_a_mistake_in_a_file(write: Write, line: str, message: str) -> None:
     path = write(f"{line}\n")
     with pytest.raises(UserError) as error:
         config.read(["base.gin"])
-    assert str(error.value) == f"{message}\n  in {path}, line 5: {line.strip()}"
+    assert str(error.value) == f"{message}\n  in {path}, line 5: {shown(line)}"
 
 
 @pytest.mark.parametrize("line, message", IN_FILE.values(), ids=IN_FILE.keys())
@@ -485,7 +555,7 @@ def test_a_mistake_on_the_command_line(write: Write, line: str, message: str) ->
     write()
     with pytest.raises(UserError) as error:
         config.read(["base.gin"], [line])
-    assert str(error.value) == f"{message}\n  in --gin_bindings: {line.strip()}"
+    assert str(error.value) == f"{message}\n  in --gin_bindings: {shown(line)}"
 
 
 LATER = {
@@ -496,6 +566,20 @@ LATER = {
     "macro of itself": (
         "A = %B\nB = %A\nrun.seeds = %A",
         "The macro %A is defined by itself.\n  in {path}, line 7: run.seeds = %A",
+    ),
+    "macros without end": (
+        "\n".join([*(f"M{i} = %M{i + 1}" for i in range(21)), "M21 = 1\nrun.seeds = %M0"]),
+        "The macro %M20 stands behind more than 20 others, one behind the other.\n"
+        "  in {path}, line 27: run.seeds = %M0",
+    ),
+    "macros of macros of macros": (
+        "\n".join([*(f"M{i} = [%M{i + 1}, %M{i + 1}]" for i in range(17)), "M17 = 1\nrun.seeds = %M0"]),
+        "The value of M1 holds more than 100,000 items, which is too much for a configuration.\n"
+        "  in {path}, line 23: run.seeds = %M0",
+    ),
+    "list for a key": (
+        "KEYS = [1]\nWalk.noise = {%KEYS: 1}",
+        "A macro that is a list or a dict can't be a key.\n  in {path}, line 6: Walk.noise = {{%KEYS: 1}}",
     ),
     "value left open": (
         "Refresh.rate = %gin.REQUIRED",
@@ -525,6 +609,37 @@ def test_a_mistake_that_shows_in_the_whole(write: Write, text: str, message: str
     with pytest.raises(UserError) as error:
         config.read(["base.gin"])
     assert str(error.value) == message.format(path=path)
+
+
+def test_brackets_that_are_too_many_for_the_parser(write: Write) -> None:
+    write()
+    with pytest.raises(UserError) as error:
+        config.read(["base.gin"], [f"run.seeds = {'[' * 5000}"])
+    message = str(error.value).replace(
+        "too many nested parentheses", "its brackets are nested too deep"
+    )  # Python 3.12's
+    assert message.startswith("This is no gin: its brackets are nested too deep.\n  in --gin_bindings: run.seeds = [[[")
+
+
+def test_a_macro_may_be_a_key(write: Write) -> None:
+    write("KEY = 'a'\nWalk.noise = {%KEY: 1}")
+    assert values(config.read(["base.gin"]))["base"]["streams.Walk.noise"] == {"a": 1}
+
+
+@pytest.mark.parametrize("name, fits", [("漢" * 66, True), ("漢" * 67, False)])
+def test_a_variant_s_name_is_at_most_200_bytes_long(write: Write, name: str, fits: bool) -> None:
+    write(f"run.variants = {{{name!r}: []}}")
+    message = f"run.variants names {name!r}: it must be at most 200 bytes long, as a folder is named so."
+    with nullcontext() if fits else pytest.raises(UserError, match=re.escape(message)):
+        assert list(config.read(["base.gin"]).variants) == [name]
+
+
+def test_a_file_whose_name_is_no_variant_s_makes_the_variant_run(write: Write) -> None:
+    write(name="_mine.gin")
+    request = config.read(["_mine.gin"])
+    assert list(request.variants) == ["run"]
+    write(request.asked_text(), "again.gin", base="")
+    assert list(config.read(["again.gin"]).variants) == ["run"]
 
 
 def test_an_open_bracket(write: Write) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 import lopbench
 from lopbench.architectures.crelu import check_crelu, concatenated_relu, units_of
 from lopbench.architectures.images import image_shape
+from lopbench.architectures.layers import MOST_UNITS
 from lopbench.checks import check_bool, check_choice, is_integer
 from lopbench.errors import require
 from lopbench.initializers import GAINS, SCHEMES, Initial, constant, uniform, weight_record
@@ -192,6 +193,10 @@ def _check_sizes(channels: Sequence[int], kernels: Sequence[int], hidden: Sequen
     for field, sizes in (("channels", channels), ("kernels", kernels), ("hidden", hidden)):
         listed = isinstance(sizes, list | tuple) and all(is_integer(size, 1) for size in sizes)
         require(listed, f"architectures.ConvNet.{field} is {sizes!r}: it must be a list of integers, each at least 1.")
+        require(
+            max(sizes, default=1) <= MOST_UNITS,
+            f"architectures.ConvNet.{field} is {sizes!r}: each must be at most {MOST_UNITS:,}.",
+        )
     require(
         len(channels) == len(kernels) > 0,
         f"architectures.ConvNet.kernels is {kernels!r} and channels is {channels!r}: each convolution has one entry in "

@@ -1,4 +1,4 @@
-"""What several architectures are built of: activations by name, and layer normalisation in two forms."""
+"""What several architectures are built of: bounds, activations by name, and layer normalisation in two forms."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lopbench.initializers import Initial, constant
+
+#: The largest layer, in units, and the most layers that a network may have: a slip of a key is answered at once, not
+#: when the machine's memory is full. What is below may still be too large for it.
+MOST_UNITS, MOST_LAYERS = 1_000_000, 1_000
 
 #: Elementwise activations by name; each has its gain in `lopbench.initializers.GAINS`.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

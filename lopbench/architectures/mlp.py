@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import lopbench
 from lopbench.architectures.crelu import check_crelu, concatenated_relu, units_of
-from lopbench.architectures.layers import ACTIVATIONS, LayerNorm
-from lopbench.checks import check_bool, check_choice, check_number
+from lopbench.architectures.layers import ACTIVATIONS, MOST_LAYERS, MOST_UNITS, LayerNorm
+from lopbench.checks import check_bool, check_choice, check_count, check_number
 from lopbench.errors import require
 from lopbench.initializers import GAINS, SCHEMES, Initial, constant, uniform, weight_record
 from lopbench.protocols import Problem
@@ -76,8 +76,8 @@ class MLP(nn.Module):
         self.activation, self.crelu, self.crelu_fraction_removed = activation, crelu, crelu_fraction_removed
         self.initialization, self.gain, self.output_gain = initialization, gain, output_gain
         self.layer_norm, self.skip = layer_norm, skip
-        check_number(self, "width", width, at_least=1, integer=True)
-        check_number(self, "depth", depth, at_least=1, integer=True)
+        check_count(self, "width", width, most=MOST_UNITS)
+        check_count(self, "depth", depth, most=MOST_LAYERS)
         self._check_activation(width)
         self._check_initialization()
         self._check_additions(layer_norm_reparameterized, layer_norm_epsilon)

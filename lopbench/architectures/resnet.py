@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import lopbench
 from lopbench.architectures.images import image_shape
-from lopbench.checks import check_number
+from lopbench.architectures.layers import MOST_UNITS
+from lopbench.checks import check_count
 from lopbench.initializers import Initial, constant, normal
 from lopbench.protocols import Problem
 from lopbench.units import Link, UnitGroup
@@ -47,7 +48,7 @@ class ResNet18(nn.Module):
     def __init__(self, problem: Problem, width: int = 64) -> None:
         super().__init__()
         channels, _, _ = image_shape(self, problem)
-        check_number(self, "width", width, at_least=1, integer=True)
+        check_count(self, "width", width, most=MOST_UNITS)
         self.width = width
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.stem_norm = nn.BatchNorm2d(width)

@@ -12,8 +12,8 @@ import lopbench
 from lopbench.architectures.attention import SelfAttention
 from lopbench.architectures.dropout import Dropout
 from lopbench.architectures.images import image_shape
-from lopbench.architectures.layers import LayerNorm
-from lopbench.checks import check_bool, check_choice, check_number
+from lopbench.architectures.layers import MOST_LAYERS, MOST_UNITS, LayerNorm
+from lopbench.checks import check_bool, check_choice, check_count, check_number
 from lopbench.errors import require
 from lopbench.initializers import Initial, constant, normal, uniform, weight_record
 from lopbench.protocols import Problem
@@ -73,7 +73,7 @@ class VisionTransformer(nn.Module):
         self.input_shape = image_shape(self, problem)
         sizes = {"patch_size": patch_size, "depth": depth, "heads": heads, "width": width, "mlp_width": mlp_width}
         for field, value in sizes.items():
-            check_number(self, field, value, at_least=1, integer=True)
+            check_count(self, field, value, most=MOST_LAYERS if field == "depth" else MOST_UNITS)
         self._check_divisors(patch_size, heads, width)
         check_number(self, "dropout", dropout, at_least=0, below=1)
         if attention_dropout is not None:

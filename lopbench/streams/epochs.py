@@ -25,6 +25,9 @@ from lopbench.protocols import Clock, Dataset, Problem, Stream, Tree
 from lopbench.streams.augmentations import built, rearranged, source_pixels
 from lopbench.streams.scaling import SCALINGS, Scaling
 
+#: The most tasks whose lengths are kept in a list, which is gone through at every boundary.
+MOST_LENGTHS = 100_000
+
 
 @dataclass(frozen=True, eq=False)
 class EpochStream(Stream):
@@ -101,21 +104,30 @@ class EpochStream(Stream):
             f"{self.data.name}.",
         )
         object.__setattr__(self, "steps_per_task", self._lengths())
-        longest = max(self.epoch_length(task) for task in range(self.tasks or len(self.sizes)))
+        lengths = self.steps_per_task
+        different = len(lengths) if isinstance(lengths, tuple) else self._different_tasks
+        longest = max(self.epoch_length(task) for task in range(different))
         object.__setattr__(self, "_longest_epoch", longest)
+
+    @property
+    def _different_tasks(self) -> int:
+        """The first so many tasks stand for all, as far as their sizes go."""
+        return min(self.tasks or len(self.sizes), len(self.sizes))
 
     def _lengths(self) -> int | tuple[int, ...]:
         """The steps of a task, or of each if they differ."""
         steps = self.steps_per_task
         if steps is None:
-            each = [self._batches_of(self.size(task)) for task in range(self.tasks or len(self.sizes))]
+            each = [self._batches_of(self.size(task)) * self.epochs_per_task for task in range(self._different_tasks)]
             if len(set(each)) == 1:
-                return each[0] * self.epochs_per_task
+                return each[0]
+            tasks = self.tasks or 0
             require(
-                self.tasks is not None,
-                f"{self.name}.tasks is None, but its tasks differ in length: bind how many there are.",
+                0 < tasks <= MOST_LENGTHS,
+                f"{self.name}.tasks is {self.tasks}, but its tasks differ in length: bind how many there are, at most "
+                f"{MOST_LENGTHS:,}.",
             )
-            return tuple(batches * self.epochs_per_task for batches in each)
+            return tuple(each[task % len(each)] for task in range(tasks))
         for length in steps if isinstance(steps, (list, tuple)) else (steps,):
             check_number(self, "steps_per_task", length, at_least=1, integer=True)
         if isinstance(steps, int):

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 import lopbench
-from lopbench.checks import check_choice, check_number
+from lopbench.checks import check_choice, check_count, check_number
 from lopbench.errors import require
 from lopbench.keyed_random import integers, words
 from lopbench.protocols import Clock, Problem, Stream, Tree
 
 #: More fast bits than this would make the table of a task's targets large.
 MAX_FAST_BITS = 12
+#: More inputs, target units or examples a step than this are a slip of a key, which would fill the memory.
+MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ class SlowlyChangingRegression(Stream):
 
     def __post_init__(self) -> None:
         require(self.data is None, "streams.SlowlyChangingRegression makes its own data: leave run.source unbound.")
-        for each in ("inputs", "slow_bits", "period", "target_units", "batch_size"):
-            check_number(self, each, getattr(self, each), at_least=1, integer=True)
+        for each in ("inputs", "slow_bits", "target_units", "batch_size"):
+            check_count(self, each, getattr(self, each), most=MOST)
+        check_number(self, "period", self.period, at_least=1, integer=True)
         check_number(self, "tasks", self.tasks, at_least=1, integer=True, optional=True)
         check_number(self, "beta", self.beta)
         check_choice(self, "change", self.change, ("redraw", "flip_one"))

@@ -33,6 +33,9 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 #: how much of a data set `digest` holds a copy of
 PIECE_BYTES = 2**24
 
+#: Of generated data: more must be a slip of a key.
+MOST_BYTES = 2**40
+
 ELSEWHERE = "Point to another folder with --data_dir or the environment variable LOPBENCH_DATA_DIR."
 
 
@@ -114,6 +117,13 @@ class Generated(Source):
             bool(sizes) and all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in sizes),
             f"sources.Generated.shape is {self.shape!r}: it must be a tuple of integers at least 1, as (28, 28).",
         )
+        count = max(self.classes, self.train_size + self.test_size)
+        require(
+            count * math.prod(sizes) <= MOST_BYTES,
+            f"sources.Generated makes {count:,} examples of {math.prod(sizes):,} bytes, which is more than any machine "
+            "holds: bind smaller sizes.",
+        )
+        object.__setattr__(self, "shape", tuple(sizes))  # sources are keys, as lists can't be
 
     def load(self, data_dir: str | None, device: Any) -> Dataset:
         size, bank = math.prod(self.shape), 256
