@@ -12,6 +12,7 @@ manifest:
 
     format     "lopbench checkpoint"
     layout     the version of this layout: "2"
+    name       its own: "population-0/end.safetensors"
     step       updates completed
     task       index of the task, from 0: the one that runs, or begins; at the end the last one
     replicas   JSON: `[{"index": ..., "variant": ..., "seed": ..., "hyper": {...}}, ...]`, in the order of the rows
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 FORMAT, LAYOUT = "lopbench checkpoint", "2"
 READ_LAYOUTS = ("1", "2")
+NAME = re.compile(r"population-(\d+)/(?:task-\d+|step-\d+|end)\.safetensors")
 
 
 class DamagedError(UserError):
@@ -77,25 +79,24 @@ def path_of(workdir: str | Path, population: int, task: int | None = None, step:
     return Path(workdir) / "checkpoints" / f"population-{population}" / f"{name}.safetensors"
 
 
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
 def saved(workdir: str | Path) -> dict[int, list[Path]]:
     """The networks that a run keeps for good: of each population as its tasks began, in order, and at the end."""
     found: dict[int, list[tuple[float, Path]]] = {}
     for population, path in files_of(workdir):
-        name = re.fullmatch(r"task-(\d+)|end", path.stem)
-        if name:
-            task = float("inf") if name[1] is None else int(name[1])
+        if not path.stem.startswith("step-"):
+            task = float("inf") if path.stem == "end" else int(path.stem.removeprefix("task-"))
             found.setdefault(population, []).append((task, path))
     return {population: [path for _, path in sorted(found[population])] for population in sorted(found)}
 
 
 def files_of(workdir: str | Path) -> list[tuple[int, Path]]:
     """(population, path) of every checkpoint, in no order."""
-    found = []
-    for path in files.files_in(Path(workdir) / "checkpoints"):
-        number = re.fullmatch(r"population-(\d+)", path.parent.name)
-        if number and re.fullmatch(r"(task-\d+|step-\d+|end)\.safetensors", path.name):
-            found.append((int(number[1]), path))
-    return found
+    named = ((NAME.fullmatch(_name(path)), path) for path in files.files_in(Path(workdir) / "checkpoints"))
+    return [(int(name[1]), path) for name, path in named if name]
 
 
 def save(
@@ -111,6 +112,7 @@ def save(
     metadata = {
         "format": FORMAT,
         "layout": LAYOUT,
+        "name": _name(Path(path)),
         "step": str(snapshot.step),
         "task": str(snapshot.task),
         "replicas": json.dumps([dataclasses.asdict(replica) for replica in replicas]),
@@ -135,6 +137,9 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     if found not in READ_LAYOUTS:
         readable = " and ".join(READ_LAYOUTS)
         raise DamagedError(f"{path} is a checkpoint of layout {found}; this version of lopbench reads {readable}.")
+    name = metadata.get("name", _name(path))
+    if name != _name(path) and NAME.fullmatch(_name(path)):  # elsewhere it may be called what one likes
+        raise DamagedError(f"{path} is another: it was written as {name}.")
     told = metadata.pop("sha256", None)
     if told != _digest(metadata, tensors):
         raise DamagedError(f"{path} is damaged: its contents are not those that were saved.")

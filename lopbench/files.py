@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -238,7 +239,10 @@ def make_folder(path: str | Path, parents: bool = True) -> Path:
 
 
 def workdir_at(path: str | Path) -> Path:
-    """The folder that --workdir names, there or not; nothing is made. Refuses a path that is a file."""
+    """The folder that --workdir names, there or not; nothing is made. Refuses a path that is a file, and a URL."""
+    require(
+        not re.match(r"[A-Za-z][\w+.-]+:/", str(path)), f"--workdir={path} is a URL: name a folder of a file system."
+    )
     try:
         workdir = Path(path).expanduser()
     except RuntimeError as error:

@@ -7,19 +7,21 @@ measure weight magnitudes by kind of layer, and of the final network).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from lopbench import checkpoint, config, files, lock
+from lopbench.checkpoint import Checkpoint
 from lopbench.errors import require
 from lopbench.executors import choose
 from lopbench.experiment import Loader, build, resolve_device
 from lopbench.loggers.table import Table
 from lopbench.probing import measure
-from lopbench.resume import require_fits
+from lopbench.resume import digest, require_fits
 from lopbench.training import as_records
 from lopbench.variants import Group, Surroundings, group
 
@@ -36,9 +38,9 @@ def remeasure(
     """Measure a run's checkpoints, write the values to `workdir`/remeasured, and print how many there are.
 
     A metric that the run measured itself gives the same values, on a CPU to the bit.
-    Raises `UserError` if there is no run, no checkpoint or no metric, if a file is damaged, or if the config with
-    `bindings` makes other replicas or networks than a population's first checkpoint holds. Until these are found
-    to fit, what an earlier call wrote stays.
+    Raises `UserError` if there is no run, no checkpoint or no metric, if a file is damaged, if the config is not that
+    of the run, or if with `bindings` it makes other replicas or networks than a population's first checkpoint holds.
+    Until these are found to fit, what an earlier call wrote stays.
     """
     workdir = Path(workdir)
     config_file = workdir / "config.gin"
@@ -50,30 +52,39 @@ def remeasure(
     )
     where = resolve_device(device)
     request = config.read([str(config_file.absolute())], bindings, search_paths)
+    asked = digest(config_file.read_text(encoding="utf-8"))
     groups = group(build(request, Surroundings(where, Loader(data_dir, where)))[0])
     require(any(g.plan.metrics for g in groups), "run.metrics is empty: bind it to what shall be measured.")
     for number, paths in saved.items():
         require(number < len(groups), f"{paths[0].parent} is no population of the config, which makes {len(groups)}.")
-        require_fits(checkpoint.load(paths[0]), groups[number])
+        require_fits(_load(asked, paths[0]), groups[number])
 
     with lock.hold(files.make_folder(workdir / FOLDER, parents=False)):
         table = Table(workdir, [replica for g in groups for replica in g.replicas], folder=FOLDER)
         for number, paths in saved.items():
             before = table.rows
-            _measure_population(groups[number], paths, table)
+            _measure_population(groups[number], paths, partial(_load, asked), table)
             names, rows = ", ".join(groups[number].names), table.rows - before
             print(f"population {number} ({names}): {len(paths)} checkpoints, {rows:,} rows")
         table.close()
     print(f"results:     {table.folder}, {table.rows:,} rows")
 
 
-def _measure_population(g: Group, paths: Sequence[Path], table: Table) -> None:
+def _load(asked: str, path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """A checkpoint, if it is of the run whose config has the digest `asked`."""
+    found = checkpoint.load(path, device)
+    same = (found.run or {}).get("config", asked) == asked
+    require(same, f"{path} is of a run with another config than config.gin is now.")
+    return found
+
+
+def _measure_population(g: Group, paths: Sequence[Path], load: Callable[..., Checkpoint], table: Table) -> None:
     """Measure one checkpoint after another; one state is held at a time."""
     population = g.population()
     # as many threads as the run had: the last bits of a sum depend on it
     executor = {"compiled": "eager", "looped_compiled": "looped"}.get(g.first.executor, g.first.executor)
     torch.set_num_threads(choose(population, g.plan.steps, executor).threads)
     for path in tqdm(paths, disable=None, leave=False):
-        found = checkpoint.load(path, population.device)
+        found = load(path, population.device)
         values = measure(population, found.state, g.plan.metrics, found.task, found.step)
         table.write(g.replicas, as_records(values, found.state, found.step, found.task))

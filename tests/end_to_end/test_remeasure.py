@@ -120,8 +120,7 @@ def test_a_run_that_ends_within_a_task_saves_its_end(tmp_path: Path) -> None:
 
 def test_saving_changes_no_number(finished: Path, tmp_path: Path) -> None:
     workdir = trained(tmp_path, "run.keep_tasks = None", "run.checkpoint_steps = 3", "run.keep_checkpoints = 100")
-    names = {path.stem for path in (workdir / "checkpoints/population-0").iterdir()}
-    assert names == {"end", *(f"step-{step:012d}" for step in range(3, 30, 3))}
+    assert {path.stem for path in (workdir / "checkpoints/population-0").iterdir()} == {"end"}  # once it has finished
     one, other = (
         table[~table.index.get_level_values("tag").str.startswith("time/")]
         for table in (rows(finished, "metrics"), rows(workdir, "metrics"))
