@@ -225,10 +225,15 @@ def test_a_run_survives_many_kills(server: Server, whole: Whole, tmp_path: Path)
     assert_survives(server, tmp_path, whole, kills=200, spread=0.75)
 
 
-#: of a compiled run most of the time goes into tracing: it gets more updates, in shorter blocks
+#: lines of gin. Of a compiled run most of the time goes into tracing: it gets one population, and more updates of it
 EXECUTORS = {
     "looped": ["run.executor = 'looped'"],
-    "compiled": ["run.executor = 'compiled'", "run.block_steps = 2", "streams.ClassIncremental.epochs_per_task = 10"],
+    "compiled": [
+        "run.executor = 'compiled'",
+        "run.block_steps = 2",
+        "run.variants = {'both': ['run.strategies = [@strategies.RestoreBest, @strategies.ContinualBackprop]']}",
+        "streams.ClassIncremental.epochs_per_task = 10",
+    ],
 }
 
 
