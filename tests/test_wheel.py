@@ -69,7 +69,7 @@ def test_it_holds_every_module_and_every_gin_file_and_nothing_else(wheel: Path) 
 def test_its_metadata(distribution: metadata.Distribution) -> None:
     said = distribution.metadata
     assert (said["Name"], said["Version"], said["License-Expression"]) == ("lopbench", "0.1.0", "MIT")
-    assert said["Requires-Python"] == ">=3.11"
+    assert said["Requires-Python"] == ">=3.11.4"
     assert said.get_all("Provides-Extra") == ["test"]
     tests = {Requirement(text).name for text in distribution.requires or () if Requirement(text).marker}
     assert {"pytest", "hypothesis", "build", "setuptools"} <= tests

@@ -123,10 +123,12 @@ class Server:
             self._process = subprocess.Popen(
                 words, cwd=ROOT, env=environment(**more), stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True
             )
+        self._latest: Run | None = None
         assert self._answer(PATIENCE) == 0  # it has imported everything
 
     def start(self, folder: Path, *arguments: str) -> Run:
         """What `command` does, at once."""
+        assert self._latest is None or self._latest.ended_within(0), "another run is under way"
         assert self._process.stdin is not None
         for name in ("stdout", "stderr"):
             (folder / name).write_bytes(b"")  # it may be killed before it opens them
@@ -140,7 +142,8 @@ class Server:
                 ended.append(answer)
             return ended[0] if ended else None
 
-        return Run(pid, folder, status)
+        self._latest = Run(pid, folder, status)
+        return self._latest
 
     def close(self) -> None:
         with self._process, _killed_at_last(self._process):
@@ -152,7 +155,7 @@ class Server:
         if not select.select([pipe], [], [], seconds)[0]:
             return None
         line = pipe.readline()
-        assert line, "the server of runs has ended"
+        assert line, f"the server of runs has ended with status {self._process.wait(PATIENCE)}"
         return int(line)
 
 
