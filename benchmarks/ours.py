@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,13 +14,20 @@ import torch
 
 from benchmarks.timing import seconds
 from lopbench import config
-from lopbench.events import Events
-from lopbench.executors import Choice, Event, choose, stretch
+from lopbench.choosing import Choice, choose, multiply_adds
+from lopbench.events import Event, Events
+from lopbench.executors import stretch
 from lopbench.experiment import Loader, imitation
 from lopbench.learner import initial_state
+from lopbench.memory import data_bytes, step_bytes
 from lopbench.population import Population
 from lopbench.protocols import Clock, Tree, overrides
 from lopbench.variants import Surroundings, populate, run
+
+#: Steps of the run that a choice of executor is made for.
+STEPS_OF_A_RUN = 1_000_000
+#: Multiply-adds of one network's forward pass: with more of them its memory on a CPU is not measured.
+MOST_WORK_OF_EAGER_STEPS = 1e10
 
 
 @dataclass(frozen=True)
@@ -27,13 +35,15 @@ class Setting:
     """Where and how long: the flags of `benchmarks.run`."""
 
     device: torch.device
-    data_dir: str | None = None  # None: generated images of MNIST's shape
-    executor: str = "compiled"
+    data_dir: str | None = None  # None: generated images of each data set's shape
+    executor: str = "auto"
     rounds: int = 11
     lasting: float = 0.2  # seconds of one sample
+    budget: float = 40.0  # seconds after which contenders that take turns begin no further round
     clock: str = "wall"
     threads: int | None = None  # None: as many as a run would choose
     quick: bool = False
+    cold: bool = False
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:
@@ -41,10 +51,9 @@ class Setting:
         return Surroundings(self.device, functools.cache(made))
 
 
-@functools.cache
-def populations(setting: Setting, gin_file: str, replicas: int) -> dict[str, Population]:
+def populations(setting: Setting, gin_file: str, replicas: int, bindings: Sequence[str] = ()) -> dict[str, Population]:
     """The population of every variant that a gin file names, with so many seeds."""
-    request = config.read([gin_file], [f"run.seeds = {replicas}"])
+    request = config.read([gin_file], [*bindings, f"run.seeds = {replicas}"])
     found = {}
     for name in request.variants:
         with request.variant(name):
@@ -52,13 +61,24 @@ def populations(setting: Setting, gin_file: str, replicas: int) -> dict[str, Pop
     return found
 
 
+def one_population(setting: Setting, gin_file: str, replicas: int, bindings: Sequence[str] = ()) -> Population:
+    """The same of a file that makes one."""
+    (found,) = populations(setting, gin_file, replicas, bindings).values()
+    return found
+
+
+def chosen(setting: Setting, population: Population) -> Choice:
+    """The executor of a long run, on the number of threads that the flags say."""
+    choice = choose(population, STEPS_OF_A_RUN, setting.executor)
+    return dataclasses.replace(choice, threads=setting.threads or choice.threads)
+
+
 class Ours:
     """A population that is trained stretch by stretch, as a run does it; each call waits for its end."""
 
     def __init__(self, setting: Setting, population: Population) -> None:
         self.population = population
-        choice = choose(population, 1_000_000, setting.executor)
-        self.choice: Choice = dataclasses.replace(choice, threads=setting.threads or choice.threads)
+        self.choice = chosen(setting, population)
         self._executor = self.choice.build(population)  # from here on torch has the choice's number of threads
         self._state = initial_state(population)
         self._step = 0
@@ -69,6 +89,12 @@ class Ours:
     def _prepare(self, number: int) -> None:
         self._tables = self.population.stream.prepare(number * self.steps_per_table)
         self._tables["start" if "start" in self._tables else "inputs"].cpu()  # on a GPU: wait
+
+    @property
+    def executor(self) -> str:
+        """Executor, steps a call, threads, and how many replicas go together where some wait."""
+        told = f"{self.choice.executor}, {self.choice.block_steps}, {self.choice.threads}"
+        return f"{told}; {self.choice.together} together" if self.choice.loops(self.population) else told
 
     @property
     def steps_per_table(self) -> int:
@@ -84,6 +110,7 @@ class Ours:
 
     def rare(self, steps: int) -> float:
         """Steps with rare work in each."""
+        assert self._event is not None, "nothing is ever due"
         return self._stretch(steps, [(position, self._event) for position in range(steps)])
 
     def _stretch(self, steps: int, events: Sequence[Event]) -> float:
@@ -105,6 +132,30 @@ class Ours:
 
     def all_alive(self) -> bool:
         return bool(self._state["alive"].all())
+
+
+@contextlib.contextmanager
+def peak_memory(population: Population) -> Iterator[dict[str, float]]:
+    """Fills in "bytes" at the end, on a GPU: at most allocated within this context, and the data set."""
+    peak: dict[str, float] = {}
+    device, before = population.device, 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    yield peak
+    if device.type == "cuda":
+        peak["bytes"] = torch.cuda.max_memory_allocated(device) - before + data_bytes(population.stream.data)
+
+
+def host_bytes(side: Ours) -> float | None:
+    """What a population takes on a CPU, as a dry run would tell: tensors alive at the peak of eager steps.
+
+    None where such steps take minutes.
+    """
+    work = multiply_adds(side.population) * getattr(side.population.stream, "batch_size", 1)
+    if work > MOST_WORK_OF_EAGER_STEPS:
+        return None
+    return step_bytes(side.population, side.choice).of(side.population.replicas)
 
 
 def single_step_share(population: Population, block_steps: int, window_steps: int = 1000, windows: int = 100) -> float:

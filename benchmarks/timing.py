@@ -6,6 +6,7 @@ round: the median of their ratios is steadier than the ratio of their medians.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,13 +44,27 @@ class Contender:
         return steps
 
 
+#: Of fewer samples a median says little.
+FEWEST_ROUNDS = 3
+
+
 def interleave(
-    contenders: Mapping[str, Contender], rounds: int, lasting: float, clock: str = "wall"
+    contenders: Mapping[str, Contender],
+    rounds: int,
+    lasting: float,
+    clock: str = "wall",
+    budget: float = math.inf,
 ) -> dict[str, np.ndarray]:
-    """Microseconds a step of every contender in every round, `[rounds]`; a sample lasts about `lasting` seconds."""
+    """Microseconds a step of every contender in every round, `[rounds]`; a sample lasts about `lasting` seconds.
+
+    After `budget` seconds no further round begins, but there are three at least (or `rounds`, if these are fewer).
+    """
     steps = {name: contender.sample_steps(lasting) for name, contender in contenders.items()}
     taken: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    start = time.perf_counter()
+    for done in range(rounds):
+        if done >= FEWEST_ROUNDS and time.perf_counter() - start > budget:
+            break
         for name, contender in contenders.items():
             sample = seconds(partial(contender.advance, steps[name]), clock)
             taken[name].append(1e6 * sample / steps[name])

@@ -7,58 +7,101 @@ from collections.abc import Sequence
 
 import torch
 
+from lopbench.choosing import Choice
 from lopbench.events import Events
-from lopbench.executors import Choice, Stacked, memory_bytes, stretch
+from lopbench.executors import Stacked, stretch
 from lopbench.learner import initial_state
+from lopbench.memory import StepBytes, data_bytes, readable
 from lopbench.population import Population
 from lopbench.probing import measure
-from lopbench.protocols import Clock, Metric, Stream, Tree
+from lopbench.protocols import Clock, Metric, Stream
+from lopbench.shortage import checked_bytes, counted, fits, room
 from lopbench.variants import Group
 
 STEPS = 5
+TRIED_BYTES = 2**28  # what the replicas take whose steps are timed: others of a large population are not made
 LONG = 2.0  # seconds: where the first step takes so much, it is not repeated
 
 
 def describe(groups: Sequence[Group], choices: Sequence[Choice]) -> str:
-    """Build each population, run a few steps of it eagerly, and say what the run would take.
+    """Say what each population is, what memory it takes, and how long a few steps of it last, run eagerly.
 
-    Of a population that loops over its replicas only the first one is run, and counted so many times.
+    Of a population that loops over its replicas, or is large, only a part is made, and what it takes multiplied.
+    Raises `UserError` for one that does not fit into memory.
     """
     lines = ["Dry run, on generated data of the right shape; nothing is written."]
-    seconds = 0.0
+    most = seconds = 0.0
     for number, (g, choice) in enumerate(zip(groups, choices, strict=True), 1):
         population = g.population()
-        times = population.replicas if choice.executor.startswith("looped") else 1
-        run = population.part(slice(0, 1)) if times > 1 else population
-        state = initial_state(run)
-        eager = times * _seconds_a_step(run, state, g.plan.metrics)
+        taken = checked_bytes(population, choice, g.names)
+        most = max(most, taken.of(population.replicas))
+        tried = _tried(population, choice, taken)
+        eager = population.replicas / tried.replicas * _seconds_a_step(tried, g.plan.metrics)
         seconds += eager * g.plan.steps
-        sizes = [parameter.numel() for parameter in population.module.parameters()]
-        stream, problem = population.stream, population.stream.problem
+        lines += [f"\nPopulation {number} of {len(groups)}: {', '.join(g.names)}", *_parts(g, population)]
         lines += [
-            f"\nPopulation {number} of {len(groups)}: {', '.join(g.names)}",
-            f"  replicas    {len(g.replicas)}, seeds {_listed([replica.seed for replica in g.replicas])}",
-            f"  steps       {g.plan.steps:,} in tasks of {_lengths(stream)}",
-            f"  stream      {type(stream).__name__}: inputs {problem.input_shape}, {problem.outputs} outputs",
-            f"  network     {type(population.module).__name__}, {sum(sizes):,} parameters a replica",
-            f"  optimizer   {type(population.optimizer).__name__}; {type(population.schedule).__name__} schedule",
-            f"  strategies  {', '.join(type(s).__name__ for s in population.strategies) or 'none'}",
-            f"  told of task boundaries: {_told(g)}",
-            f"  executor    {choice.executor}, {choice.block_steps} steps a call ({choice.reason})",
-            f"  memory      {_bytes(times * memory_bytes(state))} of state, about three times that while training",
-            f"  time        {eager * 1e3:.1f} ms a step run eagerly",
+            f"  executor    {choice.executor}, {_steps(choice)} a call ({choice.reason})",
+            *_memory(population, taken),
+            f"  time        {eager * 1e3:.1f} ms a step run eagerly{_on(tried, population)}",
         ]
-    lines.append(
-        f"\nAltogether at most about {_duration(seconds)} if run eagerly; compiled steps take from a half (large "
-        "networks) to a fortieth (tiny ones) of that, after some seconds of compiling."
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_altogether(population.device, len(groups), most, seconds)])
 
 
-def _seconds_a_step(population: Population, state: Tree, metrics: Sequence[Metric]) -> float:
+def _parts(g: Group, population: Population) -> list[str]:
+    sizes = [parameter.numel() for parameter in population.module.parameters()]
+    stream, problem = population.stream, population.stream.problem
+    return [
+        f"  replicas    {len(g.replicas):,}, seeds {_listed([replica.seed for replica in g.replicas])}",
+        f"  steps       {g.plan.steps:,} in tasks of {_lengths(stream)}",
+        f"  stream      {type(stream).__name__}: inputs {problem.input_shape}, {problem.outputs} outputs",
+        f"  network     {type(population.module).__name__}, {sum(sizes):,} parameters a replica",
+        f"  optimizer   {type(population.optimizer).__name__}; {type(population.schedule).__name__} schedule",
+        f"  strategies  {', '.join(type(s).__name__ for s in population.strategies) or 'none'}",
+        f"  told of task boundaries: {_told(population)}",
+    ]
+
+
+def _memory(population: Population, taken: StepBytes) -> list[str]:
+    """What a population takes while it trains, and how many replicas of its kind there is room for."""
+    data, most = data_bytes(population.stream.data), fits(population, taken)
+    shared = [f"{readable(data)} for the data set"] * (data > 0) + [f"{readable(taken.fixed - data)} besides"]
+    doubt = "" if population.replicas <= most else "; these many may be too many"
+    return [
+        f"  memory      {readable(taken.of(population.replicas))}: {readable(taken.replica)} for each replica, "
+        + " and ".join(shared),
+        f"  room for    {counted(most)}{doubt}",
+    ]
+
+
+def _altogether(device: torch.device, populations: int, most: float, seconds: float) -> list[str]:
+    one_by_one = ", as they train one after another" if populations > 1 else ""
+    return [
+        "\nAltogether",
+        f"  memory      at most {readable(most)} at once{one_by_one}",
+        f"              {room(device)}",
+        f"  time        at most about {_duration(seconds)} if run eagerly; compiled steps take from a half (large",
+        "              networks) to a fortieth (tiny ones) of that, after some seconds of compiling",
+    ]
+
+
+def _tried(population: Population, choice: Choice, taken: StepBytes) -> Population:
+    """The part of a population whose steps are timed: those that one call takes, or as many of them as are small."""
+    small = max(1, taken.fits(TRIED_BYTES + data_bytes(population.stream.data)))
+    some = min(choice.together, small)
+    return population if population.replicas <= some else population.part(slice(0, some))
+
+
+def _on(tried: Population, population: Population) -> str:
+    if tried.replicas == population.replicas:
+        return ""
+    return f", told from {tried.replicas:,} of the {counted(population.replicas)}"
+
+
+def _seconds_a_step(population: Population, metrics: Sequence[Metric]) -> float:
+    state = initial_state(population)
     clock = Clock(*(torch.tensor(0, device=population.device) for _ in range(3)))
     tables = population.stream.prepare(0)
-    executor = Stacked(population, 1, compiled=False)
+    executor = Stacked(population, 1)
     start = time.perf_counter()
     stretch(executor, state, clock, 1, tables, Events(population).until(0, 1))["alive"].cpu()
     first = time.perf_counter() - start
@@ -70,8 +113,12 @@ def _seconds_a_step(population: Population, state: Tree, metrics: Sequence[Metri
     return (time.perf_counter() - start) / STEPS
 
 
-def _told(g: Group) -> str:
-    told = [type(strategy).__name__ for strategy in g.population().strategies if strategy.needs_task_boundaries]
+def _steps(choice: Choice) -> str:
+    return f"{choice.block_steps} steps" if choice.block_steps > 1 else "1 step"
+
+
+def _told(population: Population) -> str:
+    told = [type(strategy).__name__ for strategy in population.strategies if strategy.needs_task_boundaries]
     return ", ".join(told) or "nobody"
 
 
@@ -82,14 +129,6 @@ def _lengths(stream: Stream) -> str:
 
 def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds)) if len(seeds) <= 6 else f"{seeds[0]}, {seeds[1]}, ..., {seeds[-1]}"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:,.4g} {unit}"
-        count /= 1024
-    return f"{count:,.4g} GiB"
 
 
 def _duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ workdir:
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -25,15 +26,15 @@ import torch
 
 from lopbench import config, dry_run, files, lock, resume, signals, warm_up
 from lopbench.analysis.figures import standard_figures
+from lopbench.choosing import Choice, choose
 from lopbench.errors import require
-from lopbench.executors import Choice, choose
 from lopbench.keyed_random import LAYOUT_VERSION
 from lopbench.loggers.console import summary
 from lopbench.loggers.manifest import Manifest
-from lopbench.memory import naming_shortage_of_data, naming_shortage_while
 from lopbench.protocols import Dataset, Source
 from lopbench.resume import START_AFRESH, Start
 from lopbench.running import Running
+from lopbench.shortage import naming_shortage_of_data, naming_shortage_while, require_room
 from lopbench.streams.sources import digest
 from lopbench.variants import Group, Surroundings, Variant, group, run
 
@@ -89,7 +90,7 @@ class Loader:
 
 def imitation(device: torch.device) -> Callable[[Source], Dataset]:
     """Generated data of each source's shape, for a dry run: no data set is read."""
-    return lambda source: source.imitation().load(None, device)
+    return functools.cache(lambda source: source.imitation().load(None, device))
 
 
 def build(request: config.Request, surroundings: Surroundings) -> tuple[dict[str, Variant], dict[str, dict]]:
@@ -109,7 +110,12 @@ def build(request: config.Request, surroundings: Surroundings) -> tuple[dict[str
 
 def choose_all(groups: list[Group]) -> list[Choice]:
     """The executor of each population."""
-    return [choose(g.population(), g.plan.steps, g.first.executor, g.first.block_steps) for g in groups]
+    return [_choose(g) for g in groups]
+
+
+def _choose(g: Group) -> Choice:
+    asked = g.first
+    return choose(g.population(), g.plan.steps, asked.executor, asked.block_steps, asked.replicas_together)
 
 
 def execute(request: config.Request, setting: Setting) -> int:
@@ -138,6 +144,9 @@ def execute(request: config.Request, setting: Setting) -> int:
         data = load.digests()
         start = _start(past, workdir, groups, data, device)
         choices = _choices(groups, start, device)
+        if start is None:  # else it holds a state already
+            for g, choice in zip(groups, choices, strict=True):
+                require_room(g.population(), choice, g.names)
         texts = _written_configs(workdir, request, groups, choices, operative)
         manifest = Manifest(workdir, setting.command, device, {name: v.seeds for name, v in variants.items()})
         manifest.update(
@@ -152,7 +161,7 @@ def execute(request: config.Request, setting: Setting) -> int:
                 with warm_up.beside(workdir / "config.gin", device, setting.data_dir, choices, running.begun):
                     running.train()
             held.check()
-            manifest.update(frozen_replicas=running.died)
+            manifest.update(frozen_replicas=running.died, compile_seconds=running.compile_seconds)
             _report(workdir)
             _require_survivors(groups, running.died)
             held.check()  # before it is told to have finished
@@ -169,7 +178,7 @@ def _written_configs(
     """config.gin and operative_config.gin, which pins the executors: so that running it gives the same bits."""
     for g, choice in zip(groups, choices, strict=True):
         for name in g.names:
-            operative[name] |= {"run.executor": choice.executor, "run.block_steps": choice.block_steps}
+            operative[name] |= choice.bindings()
     texts = {"config.gin": request.asked_text(), "operative_config.gin": request.operative_text(operative)}
     for name, text in texts.items():
         files.write_atomically(workdir / name, text)

@@ -28,6 +28,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from lopbench.initializers import Initial
 from lopbench.keyed_random import Random
 from lopbench.population import Population, all_finite, along, map_tree, select
+from lopbench.precision import computing
 from lopbench.protocols import Clock, Tree, overrides
 from lopbench.units import UnitGroup, link_mask
 
@@ -197,11 +198,14 @@ def network(
 ) -> tuple[Tensor, Tree, Tree]:
     """One network on its batch: outputs as the task reads them, features, and the buffers it leaves behind.
 
+    Outputs and features are of the run's dtype, whatever the precision in which the network computes.
     `key` are the buffers of modules that draw (see `Population.keys`); none in evaluation mode.
     """
     buffers = {name: buffer.clone() for name, buffer in buffers.items()}  # batch norm writes in place
-    outputs, features = functional_call(population.module, (parameters, {**buffers, **key}), (x,))
-    return population.stream.readout(outputs, task), dict(features), buffers
+    with computing(population.precision, x.device):
+        outputs, features = functional_call(population.module, (parameters, {**buffers, **key}), (x,))
+    features = {name: feature.to(population.dtype) for name, feature in features.items()}
+    return population.stream.readout(outputs.to(population.dtype), task), features, buffers
 
 
 def forward(

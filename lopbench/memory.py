@@ -1,13 +1,11 @@
-"""Running out of memory: what a population takes, as measured, and a message that says how many replicas fit."""
+"""Memory: what a population takes, measured on one replica and two; what is free; both in readable units."""
 
 from __future__ import annotations
 
-import gc
+import math
 import os
-import traceback
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,27 +15,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lopbench.errors import UserError
+from lopbench.choosing import Choice
 from lopbench.events import Events
-from lopbench.executors import Choice, Stacked, memory_bytes, stretch
+from lopbench.executors import Stacked, stretch
 from lopbench.learner import initial_state
-from lopbench.population import Population
-from lopbench.protocols import Clock, Dataset
-
-#: The share of free memory that tensors are sure to fill: allocators round sizes up and leave holes.
-USABLE = 0.8
-#: What a `RuntimeError` says if it is one of memory: of torch's allocators, C++, CUDA and its libraries.
-SHORTAGES = (
-    "Storage size calculation overflowed",
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "bad_alloc",
-    "ALLOC_FAILED",
-)
-
-
-# Measuring -------------------------------------------------------------------------------------------
+from lopbench.population import Population, map_tree
+from lopbench.probing import bytes_an_example
+from lopbench.protocols import Clock, Dataset, Tree
 
 
 @dataclass(frozen=True)
@@ -60,21 +44,46 @@ def step_bytes(population: Population, choice: Choice) -> StepBytes:
     """The peak of tensors alive while a population is made and takes a few steps, eagerly; measured, on any device.
 
     Told from runs of one replica and of two, the first event of rare work included; the data set, which is on the
-    device already, is in `fixed`. Not seen: metrics, hooks at a task's ends, and what a kernel holds only within.
-    Raises whatever a shortage of memory raises.
+    device already, is in `fixed`. Compiled steps take about as much. Not seen: metrics, hooks at a task's ends, and
+    what a kernel holds only within. Raises whatever a shortage of memory raises.
     """
-    data = data_bytes(population.stream.data)
+    data, together = data_bytes(population.stream.data), choice.together
     one = _peaks(population.part(slice(0, 1)), choice)
     if population.replicas == 1:
         return StepBytes(data, one.training)
-    two = _peaks(population.part(slice(0, 2)), choice)
-    replica: float
-    if choice.executor.startswith("looped"):
-        # each replica's state at three times: as the stretch began, after the last turn, and now; one takes a step
-        replica = max(3 * one.state, two.start - one.start)
-        return StepBytes(data + one.training - 2 * one.state, replica)
-    replica = min(two.training - one.training, two.training / 2)  # kernels for one alone may take less
-    return StepBytes(data + two.training - 2 * replica, replica)
+    two = _peaks(population.part(slice(0, 2)), choice, trains=together > 1)
+    beside = min(two.training - one.training, two.training / 2)  # kernels for one alone may take less
+    if choice.loops(population):
+        # each replica's state at three times: as the stretch began, after the last turn, and now; some take a step
+        lasting = 3 * one.state + one.tables
+        at_once = two.training + (together - 2) * beside if together > 1 else one.training
+        held = together * (lasting - one.state)  # of those, besides what the step itself counts
+        return StepBytes(data + at_once - held, max(lasting, two.start - one.start))
+    return StepBytes(data + two.training - 2 * beside, beside)
+
+
+def guessed_bytes(population: Population, choice: Choice) -> float:
+    """About what training holds at its peak, the data set left out; from sizes, in milliseconds.
+
+    For telling whether measuring is worth its time: between three quarters and the double of what the stacked
+    `step_bytes` are for the networks that come with lopbench, and more of looped ones.
+    """
+    one = population.part(slice(0, 1))
+    shapes = {name: (1, *parameter.shape) for name, parameter in population.module.named_parameters()}
+    zeros = {name: torch.zeros(shape, dtype=one.dtype, device=one.device) for name, shape in shapes.items()}
+    with LiveBytes() as live:
+        one.stream.prepare(0)
+    example = bytes_an_example(one, {"parameters": zeros, "buffers": one.initial_buffers()})
+    features = 6 * example * getattr(one.stream, "batch_size", 1)  # forward, backward, and what lies between layers
+    networks = 8 * memory_bytes(zeros)  # old and new ones, their gradients, the optimizer's slots, what is drawn
+    return population.replicas * (networks + live.peak) + min(choice.together, population.replicas) * features
+
+
+def memory_bytes(state: Tree) -> int:
+    """Bytes held by a state tree."""
+    sizes: list[int] = []
+    map_tree(lambda leaf: sizes.append(math.prod(leaf.shape) * leaf.element_size()), state)
+    return sum(sizes)
 
 
 def data_bytes(data: Dataset | None) -> int:
@@ -85,22 +94,27 @@ def data_bytes(data: Dataset | None) -> int:
 
 class _Peaks(NamedTuple):
     state: int  #: bytes of the state
-    start: int  #: at most alive while it was made
+    tables: int  #: bytes of a stretch's tables
+    start: int  #: at most alive while these were made
     training: int  #: at most alive in all, with the steps
 
 
-def _peaks(population: Population, choice: Choice) -> _Peaks:
-    """Two calls of an eager executor, as training makes them, the second with the first event, if there is one."""
+def _peaks(population: Population, choice: Choice, trains: bool = True) -> _Peaks:
+    """Two calls of an eager executor, as training makes them, the second with the first event, if there is one.
+
+    Without `trains` there are no calls, and the state and the tables only are made.
+    """
     events = Events(population)
     rare = [] if events.ahead is None else [(choice.block_steps, events.ahead[1])]
     with LiveBytes() as live:
         clock = Clock(*(torch.tensor(0, device=population.device) for _ in range(3)))
-        state = initial_state(population)
+        state, tables = initial_state(population), population.stream.prepare(0)
         start = live.peak
-        executor = Stacked(population, choice.block_steps, compiled=False)
-        steps = choice.block_steps + (1 if rare else choice.block_steps)
-        stretch(executor, state, clock, steps, population.stream.prepare(0), rare)
-    return _Peaks(memory_bytes(state), start, live.peak)
+        if trains:
+            executor = Stacked(population, choice.block_steps)
+            steps = choice.block_steps + (1 if rare else choice.block_steps)
+            stretch(executor, state, clock, steps, tables, rare)
+    return _Peaks(memory_bytes(state), memory_bytes(tables), start, live.peak)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -158,90 +172,10 @@ def _address_space_left() -> float:
     return float("inf") if limit == resource.RLIM_INFINITY else limit - psutil.Process().memory_info().vms
 
 
-# Saying ----------------------------------------------------------------------------------------------
-
-
-def naming_shortage(population: Population, choice: Choice, names: Sequence[str]) -> AbstractContextManager[None]:
-    """A context that turns a shortage of memory into a `UserError`: how many replicas there are, and how many fit.
-
-    names: of the variants in the population. What functions called within the context hold is let go first; the
-    caller itself must hold none of the population's state.
-    """
-    return _answered(lambda: _too_many(population, choice, names))
-
-
-def naming_shortage_of_data(name: str, device: torch.device) -> AbstractContextManager[None]:
-    """A context that turns a shortage of memory while the data set `name` is loaded into a `UserError`."""
-    return naming_shortage_while(f"{name} is loaded", device)
-
-
-def naming_shortage_while(what: str, device: torch.device) -> AbstractContextManager[None]:
-    """A context that turns a shortage of memory while `what` is done into a `UserError`."""
-    return _answered(lambda: f"Out of {_kind(device)} while {what}: {_room(device)}.")
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, the host's or a device's."""
-    if isinstance(error, RuntimeError):
-        return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in SHORTAGES)
-    return isinstance(error, MemoryError)
-
-
-@contextmanager
-def _answered(message: Callable[[], str]) -> Iterator[None]:
-    try:
-        yield
-        return
-    except (MemoryError, RuntimeError) as error:
-        if not is_shortage(error):
-            raise
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors that were too many
-    gc.collect()
-    torch.cuda.empty_cache()
-    raise UserError(message()) from None
-
-
-def _too_many(population: Population, choice: Choice, names: Sequence[str]) -> str:
-    replicas, device = population.replicas, population.device
-    variants = ", ".join(names[:3]) + (f" and {len(names) - 3} more variants" if len(names) > 3 else "")
-    said = f"Out of {_kind(device)} with {_counted(replicas)} of {variants}: {_room(device)}"
-    room = USABLE * free_bytes(device) + data_bytes(population.stream.data)
-    try:
-        taken = step_bytes(population, choice)
-    except (MemoryError, RuntimeError) as error:
-        if not is_shortage(error):
-            raise
-        few = _counted(min(replicas, 2))
-        return f"{said}, and not even {few} can take a step in that: bind a smaller network or a smaller batch."
-    said += f", and a step takes {readable(taken.of(replicas))}, {readable(taken.replica)} a replica"
-    fits = max(2, taken.fits(room))  # two did
-    if fits >= replicas:
-        return f"{said}. That would fit; metrics take memory besides: bind a smaller probe_size of theirs."
-    fewer = "bind fewer run.seeds or fewer values in sweep.grid, or split them into several runs"
-    return f"{said}. {_counted(fits)} would fit: {fewer}."
-
-
-def _counted(replicas: int) -> str:
-    return f"{replicas} replica{'s' if replicas > 1 else ''}"
-
-
-def _kind(device: torch.device) -> str:
-    return "GPU memory" if device.type == "cuda" else "memory"
-
-
-def _room(device: torch.device) -> str:
-    """How much is free, of how much, where."""
-    if device.type == "cuda":
-        name, total = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)[1]
-    else:
-        name, total = "this machine", psutil.virtual_memory().total
-    return f"{readable(free_bytes(device))} of the {readable(total)} of {name} are free for this process"
-
-
 def readable(count: float) -> str:
     """Bytes, in the unit that gives a short number."""
-    for unit in ("bytes", "KiB", "MiB"):
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:,.4g} {unit}"
         count /= 1024
-    return f"{count:,.4g} GiB"
+    return f"{count:,.4g} TiB"

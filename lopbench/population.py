@@ -35,6 +35,7 @@ class Population:
     hyper: dict[str, dict[str, np.ndarray]]
     seeds: Tensor  # int64 [R], on the device
     dtype: torch.dtype = torch.float32
+    precision: str = "float32"  # of the network's products: see precision.py
     max_gradient_norm: np.ndarray | None = None  # [R]; NaN: not clipped
     #: the initial record of every parameter, in the module's order (law 3)
     records: dict[str, Initial] = field(init=False)

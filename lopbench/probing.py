@@ -24,6 +24,8 @@ from lopbench.protocols import Metric, Probe, Stream, Tree
 #: six times). One replica's features must fit, unless no metric asks for them (`needs_features`).
 MEMORY_BYTES = 2**29
 
+DEFAULT_THREADS = torch.get_num_threads()
+
 
 #: A stream's tasks may differ in how many examples they have; this many are looked at before a run.
 CHECKED_TASKS = 50
@@ -139,7 +141,7 @@ def _probes(
     gradients = any(metric.needs_gradients for metric in metrics)
     features = any(metric.needs_features for metric in metrics)
     size = batch.size or population.stream.probe_count(batch.split, task) or 0
-    examples = max(1, MEMORY_BYTES // _bytes_an_example(population, state))
+    examples = max(1, MEMORY_BYTES // bytes_an_example(population, state))
     at_once = max(1, examples // size)
     for start in range(0, population.replicas, at_once):
         some = slice(start, min(start + at_once, population.replicas))
@@ -194,7 +196,7 @@ def _outputs(
     return vmap(look)(parameters, buffers, inputs)
 
 
-def _bytes_an_example(population: Population, state: Tree) -> int:
+def bytes_an_example(population: Population, state: Tree) -> int:
     """Bytes of one example's inputs and features, found by running the first replica on zeros."""
     one = slice(0, 1)
     parameters, buffers = (slice_replicas(state[key], one) for key in ("parameters", "buffers"))
@@ -203,6 +205,17 @@ def _bytes_an_example(population: Population, state: Tree) -> int:
     with evaluation_mode(population.module):
         _, features = _outputs(population, parameters, buffers, inputs, torch.tensor(0, device=population.device))
     return sum(tensor.numel() * tensor.element_size() for tensor in (inputs, *features.values()))
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """torch works on as many threads as it would by default, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(DEFAULT_THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -11,17 +11,18 @@ from pathlib import Path
 import torch
 
 from lopbench import checkpoint
+from lopbench.choosing import Choice
 from lopbench.errors import StoppedError, UserError, require
-from lopbench.executors import Choice
 from lopbench.keeping import Files, Keeper
 from lopbench.lock import Held
 from lopbench.loggers.console import Progress
 from lopbench.loggers.records import Logger, Record, name_of
 from lopbench.loggers.table import Table
 from lopbench.loggers.tensorboard import HEADLINE, TensorBoard
-from lopbench.memory import naming_shortage
 from lopbench.population import map_tree
+from lopbench.precision import multiplying
 from lopbench.resume import Standing, Start
+from lopbench.shortage import naming_shortage
 from lopbench.signals import Request
 from lopbench.training import Moment, Snapshot, train
 from lopbench.variants import Group
@@ -35,7 +36,7 @@ class Running:
     texts: what TensorBoard shows. config, data: digests of what was asked for, and of each data set. start: what it
     goes on from; None: it begins. held: its hold on the workdir. request: whether a signal asks it to stop.
     `begun`: the population that is under way at the start. `died`: `{replica's index: updates it completed}` of those
-    that turned non-finite.
+    that turned non-finite. `compile_seconds`: of each population, by its variants' names, in this process.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Running:
             self._start.state.clear()  # which nothing goes on from
             self._start = None
         self._checked = time.monotonic()
+        self.compile_seconds: dict[str, float] = {}
         self.died = dict(standing.died) if standing else {}
         self.begun = standing.population + standing.ended if standing else 0
         self._seconds = standing.seconds if standing else 0.0
@@ -87,12 +89,13 @@ class Running:
 
     def _train(self, number: int, g: Group, choice: Choice) -> None:
         done = self._start.step if self._start else None
-        note = f"{len(g.replicas)} replicas, {choice.executor} ({choice.reason})"
+        note = choice.described(len(g.replicas))
         self._progress.start(g.names, g.plan.steps, note, done=done or 0)
         writes = (partial(self._write, number), self._written, self._request, done)
         keeper = Keeper(g.first.checkpoints, self.workdir, number, g.first.stream, g.plan.steps, *writes)
         population, reports = g.population(), (partial(self._emit, g), partial(self._watch, g))
-        with naming_shortage(population, choice, g.names), deterministic(g.first.deterministic), self._stopping():
+        modes = deterministic(g.first.deterministic), multiplying(g.first.precision)
+        with naming_shortage(population, choice, g.names), modes[0], modes[1], self._stopping():
             start = self._snapshot(population.device)
             train(population, choice.build(population), g.plan, *reports, start, keeper)
 
@@ -125,6 +128,11 @@ class Running:
 
     def _watch(self, g: Group, moment: Moment) -> None:
         self._progress.advance(moment.step)
+        names = ", ".join(g.names)
+        if moment.preparing and names not in self.compile_seconds:
+            self._progress.say(f"compiling took {moment.preparing:.1f} seconds, which no rate counts")
+        if moment.preparing:
+            self.compile_seconds[names] = round(moment.preparing, 3)
         for replica, alive, step in zip(g.replicas, moment.alive, moment.died_at, strict=True):
             if not alive and str(replica.index) not in self.died:
                 self.died[str(replica.index)] = int(step)

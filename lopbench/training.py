@@ -27,7 +27,7 @@ from lopbench.executors import Executor
 from lopbench.learner import call_task_hook, empty_window, initial_state
 from lopbench.loggers.records import Record
 from lopbench.population import Population
-from lopbench.probing import measure
+from lopbench.probing import all_cores, measure
 from lopbench.protocols import Clock, Metric, Tree
 from lopbench.task_so_far import TaskSoFar, Values, mean
 
@@ -64,6 +64,7 @@ class Moment:
     task: int
     alive: np.ndarray  # bool [R]
     died_at: np.ndarray  # int64 [R]: updates completed by a frozen replica; -1
+    preparing: float = 0.0  # seconds that compiling and recording took so far
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class _Training:
         self.so_far, self.ended = TaskSoFar(**start.so_far), start.ended
         self.events = Events(population, after=start.step)
         self.began = time.perf_counter() - start.seconds
-        self.timed = (start.step, time.perf_counter())  # when the last window ended
+        self.timed = (start.step, time.perf_counter(), 0.0)  # when the last window ended; compiled for so long by then
 
     def run(self) -> Tree:
         stream, plan = self.population.stream, self.plan
@@ -185,7 +186,10 @@ class _Training:
         return as_records(self._measure(metrics), self.state, self.step, self.task)
 
     def _measure(self, metrics: Sequence[Metric]) -> dict[str, torch.Tensor]:
-        return measure(self.population, self.state, metrics, self.task, self.step) if metrics else {}
+        if not metrics:
+            return {}
+        with all_cores():  # a step may be too small for them, but a probe has many examples
+            return measure(self.population, self.state, metrics, self.task, self.step)
 
     def _call(self, hook: str, *arguments: dict[str, torch.Tensor]) -> None:
         self.state = call_task_hook(self.population, self.state, self._clock(), hook, self.task, *arguments)
@@ -212,13 +216,14 @@ class _Training:
         alive, died_at = (self.state[key].cpu().numpy() for key in ("alive", "died_at"))
         self.emit([*_window_records(window, self.step, self.task), *self._time_records()])
         self.so_far.add_window(window)
-        return Moment(self.step, self.task, alive, died_at)
+        return Moment(self.step, self.task, alive, died_at, self.executor.preparing.seconds)
 
     def _time_records(self) -> list[Record]:
-        """`time/seconds` since training began, and `time/steps_per_second` since the window before."""
-        now, (step, ended) = time.perf_counter(), self.timed
-        self.timed = (self.step, now)
-        values = {"seconds": now - self.began, "steps_per_second": (self.step - step) / (now - ended)}
+        """`time/seconds` since training began; `time/steps_per_second` since the last window, compiling left out."""
+        now, compiled, (step, ended, before) = time.perf_counter(), self.executor.preparing.seconds, self.timed
+        self.timed = (self.step, now, compiled)
+        rate = (self.step - step) / (now - ended - (compiled - before))
+        values = {"seconds": now - self.began, "steps_per_second": rate}
         everyone = np.ones(self.population.replicas)
         return [Record(self.step, self.task, f"time/{tag}", value * everyone) for tag, value in values.items()]
 

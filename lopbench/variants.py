@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from lopbench.checks import is_integer, is_number
+from lopbench.choosing import EXECUTORS
 from lopbench.errors import require
-from lopbench.executors import EXECUTORS
 from lopbench.keeping import Rule
 from lopbench.loggers.records import Replica
 from lopbench.metrics.evaluation import Evaluation
 from lopbench.optimizers.schedules import Constant
 from lopbench.population import Population, initial_records, stack_parts
+from lopbench.precision import check_precision
 from lopbench.probing import require_probe, splits_of
 from lopbench.protocols import Dataset, Metric, Optimizer, PerReplica, Schedule, Source, Strategy, Stream
 from lopbench.registry import kind_of, per_replica_fields
@@ -63,6 +64,8 @@ class Variant:
     plan: Plan
     executor: str
     block_steps: int | None
+    replicas_together: int | None
+    precision: str
     deterministic: bool
     on_nonfinite: str
     checkpoints: Rule
@@ -77,7 +80,7 @@ class Variant:
             module,
             tuple(structure_of(part) for part in parts),
             (self.dtype, self.max_gradient_norm is None, self.plan.steps, self.plan.window_steps),
-            (self.executor, self.block_steps, self.deterministic),
+            (self.executor, self.block_steps, self.replicas_together, self.precision, self.deterministic),
         )
 
     def numbers(self) -> dict[str, float | None]:
@@ -114,6 +117,8 @@ def run(
     max_gradient_norm: PerReplica[float | None] = None,
     executor: str = "auto",
     block_steps: int | None = None,
+    replicas_together: int | None = None,
+    precision: str = "float32",
     deterministic: bool = False,
     on_nonfinite: str = "freeze",
     checkpoint_minutes: float | None = 10.0,
@@ -130,7 +135,10 @@ def run(
     window_steps: updates whose mean makes one point of `online/...`; a window also ends with its task.
     dtype: "float32" or "float64", of parameters and inputs.
     max_gradient_norm: a replica's gradient is scaled down to this norm; None: never.
-    executor: "auto", or one of executors.EXECUTORS; block_steps: updates in one call of it, None: chosen.
+    executor: "auto", or one of choosing.EXECUTORS; block_steps: updates in one call of it, None: chosen.
+    replicas_together: replicas that one call trains side by side, the others wait; None: chosen.
+    precision: of matrix products, and of nothing else: "float32" as it is, or on a GPU "tf32" (factors rounded to 10
+        bits) or "bfloat16" (factors and results to 7 bits, and what layers hand on).
     deterministic: use algorithms only that repeat to the bit on a GPU, too, which may be slower.
     on_nonfinite: "freeze" a replica that turns non-finite and go on with the others, or "stop" the run.
     checkpoint_minutes, checkpoint_steps, checkpoint_tasks: write a checkpoint after so many minutes, at multiples of so
@@ -146,6 +154,8 @@ def run(
     _check_run(
         "block_steps", block_steps, block_steps is None or is_integer(block_steps, 1), "an integer at least 1, or None"
     )
+    together = replicas_together is None or is_integer(replicas_together, 1)
+    _check_run("replicas_together", replicas_together, together, "an integer at least 1, or None")
     _check_run("deterministic", deterministic, isinstance(deterministic, bool), "True or False")
     _check_run("on_nonfinite", on_nonfinite, on_nonfinite in ON_NONFINITE, f"one of {', '.join(ON_NONFINITE)}")
     checkpoints = _rule(checkpoint_minutes, checkpoint_steps, checkpoint_tasks, keep_checkpoints, keep_tasks)
@@ -153,6 +163,7 @@ def run(
     _check_run(
         "max_gradient_norm", max_gradient_norm, max_gradient_norm is None or positive, "a number above 0, or None"
     )
+    check_precision(precision, DTYPES[dtype], surroundings.device)
     seeds = check_seeds(seeds)
     twice = sorted({metric.__name__ for metric in metrics if metrics.count(metric) > 1})
     require(not twice, f"run.metrics names {', '.join(twice)} twice: both would measure the same.")
@@ -189,6 +200,8 @@ def run(
         ),
         executor=executor,
         block_steps=block_steps,
+        replicas_together=replicas_together,
+        precision=precision,
         deterministic=deterministic,
         on_nonfinite=on_nonfinite,
         checkpoints=checkpoints,
@@ -277,6 +290,7 @@ def populate(variants: Sequence[Variant]) -> Population:
         hyper=hypers,
         seeds=seeds,
         dtype=first.dtype,
+        precision=first.precision,
         max_gradient_norm=None if np.isnan(limits).all() else limits,
     )
 

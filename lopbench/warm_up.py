@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from lopbench import config
+from lopbench.choosing import Choice
 from lopbench.events import Events
-from lopbench.executors import Choice, stretch
+from lopbench.executors import stretch
 from lopbench.learner import initial_state
 from lopbench.protocols import Clock
 from lopbench.variants import Group

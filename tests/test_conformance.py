@@ -22,8 +22,9 @@ from torch._dynamo.utils import counters
 
 from lopbench import config
 from lopbench.architectures import MLP
+from lopbench.choosing import missing_compiler
 from lopbench.events import Events
-from lopbench.executors import Stacked, missing_compiler
+from lopbench.executors import Stacked
 from lopbench.learner import call_task_hook, initial_state
 from lopbench.loggers.records import Record
 from lopbench.metrics import Evaluation
@@ -191,11 +192,11 @@ def population(*replicas: Strategy) -> Population:
 
 @functools.cache
 def trained(
-    strategies: tuple[Strategy, ...], metrics: tuple[Metric, ...] = (), updates: int = 30, compiled: bool = False
+    strategies: tuple[Strategy, ...], metrics: tuple[Metric, ...] = (), updates: int = 30, block: str = "eager"
 ) -> tuple[Tree, list[Record]]:
     """The end of a whole run through `train`, task changes included, and its records. Every step is a single one."""
     made, records = population(*strategies), list[Record]()
-    executor = Stacked(made, block_steps=100, compiled=compiled)
+    executor = Stacked(made, 100, block)
     return train(made, executor, Plan(updates, TASK, metrics), records.extend), records
 
 
@@ -344,12 +345,19 @@ def test_compiled_it_is_one_graph_that_agrees_with_the_eager_executor(row: Row, 
     """8 updates in two tasks, with rare work due and not due, switched on beside switched off."""
     strategies = (row.acts, *row.off)
     graphs = counters["stats"]["unique_graphs"]
-    end, _ = trained(strategies, row.metrics, updates=8, compiled=True)
+    end, _ = trained(strategies, row.metrics, updates=8, block="compiled")
     assert counters["stats"]["unique_graphs"] - graphs == 1
     assert_close(end, trained(strategies, row.metrics, updates=8)[0])
     plain, _ = trained((Baseline(),) * len(strategies), updates=8)
     for replica in range(1, len(strategies)):
         assert_close(only(end, replica), only(plain, replica))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_captured_it_is_the_eager_executor_to_the_bit(row: Row) -> None:
+    """A whole run on buffers that stay where they are (recorded as a graph on a GPU only), with its task hooks."""
+    strategies = (row.acts, *row.off)
+    assert_bits(trained(strategies, row.metrics, block="captured")[0], trained(strategies, row.metrics)[0])
 
 
 # Parts of every kind --------------------------------------------------------------------------------
@@ -519,7 +527,7 @@ def test_a_metric_gives_one_value_a_replica_and_changes_nothing(name: str) -> No
     records: list[Record] = []
 
     def end(*metrics: Any) -> Tree:
-        return train(made, Stacked(made, 3, compiled=False), Plan(TASK, 3, metrics), records.extend)
+        return train(made, Stacked(made, 3), Plan(TASK, 3, metrics), records.extend)
 
     plain = end()
     usual = {record.tag for record in records}

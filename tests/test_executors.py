@@ -7,21 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lopbench import executors
+from lopbench import choosing, executors
 from lopbench.architectures import ConvNet
-from lopbench.errors import UserError
-from lopbench.events import Events
-from lopbench.executors import (
+from lopbench.choosing import (
     COMPILE_EVENTS_FROM,
     COMPILE_EVENTS_FROM_A_TENSOR,
     COMPILE_FROM_STEPS,
-    Stacked,
     choose,
     many_events,
     missing_compiler,
     multiply_adds,
-    stretch,
 )
+from lopbench.errors import UserError
+from lopbench.events import Events
+from lopbench.executors import Stacked, stretch
 from lopbench.learner import Block, initial_state
 from lopbench.population import Population, map_tree
 from lopbench.protocols import Clock, Problem, Tree
@@ -55,11 +54,34 @@ def test_few_steps_of_much_work_are_compiled_too() -> None:
     assert choose(of_images(1, batch_size=1000), steps).executor == "compiled"
 
 
-def test_on_a_cpu_convolutions_are_looped_over_replicas() -> None:
-    assert choose(of_images(2), 10).executor == "looped"
-    assert choose(of_images(2), COMPILE_FROM_STEPS).executor == "looped_compiled"
-    assert choose(of_images(1), 10).executor == "eager"
-    assert "convolutions" in choose(of_images(2), 10).reason
+def test_on_a_cpu_convolutions_run_one_replica_after_another() -> None:
+    assert choose(of_images(3), 10).together == 1
+    assert choose(of_images(3), 10, together=2).together == 2
+
+
+def test_on_a_cpu_as_many_replicas_run_together_as_its_caches_hold() -> None:
+    p = tiny_population(replicas=12)
+    entries = 3 * sum(parameter.numel() for parameter in p.module.parameters()) + p.stream.batch_size * 4
+
+    def together(replicas_that_fit: float) -> int:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(choosing, "CACHE_BYTES", int(replicas_that_fit * 4 * entries))
+            return choose(p, 10).together
+
+    assert [together(fit) for fit in (0.5, 1, 2.5, 5, 6, 11, 12, 100)] == [1, 1, 2, 4, 6, 6, 12, 12]
+
+
+def test_replicas_that_take_turns_do_what_all_together_do() -> None:
+    """With a last part that is smaller than the others."""
+    p, plan = tiny_population([SelectiveWeightReinit(period=5)], replicas=5, dtype=torch.float64), Plan(20, 10)
+    at_once = train(p, choose(p, 20).build(p), plan, lambda records: None)
+    in_turn = train(p, choose(p, 20, together=2).build(p), plan, lambda records: None)
+    map_tree(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True), at_once, in_turn)
+
+
+def test_captured_blocks_want_a_gpu() -> None:
+    with pytest.raises(UserError, match=r"^run\.executor is 'captured', but CUDA graphs need a GPU\."):
+        choose(tiny_population(), 10, "captured")
 
 
 def test_multiply_adds_are_those_of_every_place_of_a_map() -> None:
@@ -83,18 +105,18 @@ def test_rare_steps_run_eagerly_beside_compiled_blocks() -> None:
     p = tiny_population([SelectiveWeightReinit(period=5, reinit_factor=0.5)], dtype=torch.float64, steps_per_task=13)
     plan = Plan(26, window_steps=13)  # blocks of 2, and one step left over before some of the events
 
-    def end(compiled: bool, compiled_events: bool | None = None) -> dict:
-        return train(p, Stacked(p, 2, compiled, compiled_events), plan, lambda records: None)
+    def end(block: str, compiled_events: bool | None = None) -> dict:
+        return train(p, Stacked(p, 2, block, compiled_events), plan, lambda records: None)
 
     def close(a: torch.Tensor, b: torch.Tensor) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True)
 
-    map_tree(close, end(compiled=True, compiled_events=False), end(compiled=False))
+    map_tree(close, end("compiled", compiled_events=False), end("eager"))
 
 
-@pytest.mark.parametrize("settings", [{"executor": "fast"}, {"block_steps": 0}, {"block_steps": 1.5}])
+@pytest.mark.parametrize("settings", [{"executor": "fast"}, {"block_steps": 0}, {"block_steps": 1.5}, {"together": 0}])
 def test_a_wrong_choice_is_refused(settings: dict) -> None:
-    with pytest.raises(UserError, match=r"^run\.(executor|block_steps) is .*: it must be"):
+    with pytest.raises(UserError, match=r"^run\.(executor|block_steps|replicas_together) is .*: it must be"):
         choose(tiny_population(), 10, **settings)
 
 
@@ -114,7 +136,7 @@ def test_a_stretch_that_is_begun_again_makes_the_same_calls(monkeypatch: pytest.
     for steps in (7, 9):  # single steps before events, and before an end without one
         seen = []
         for start in range(steps):
-            executor, events = Stacked(p, 2, compiled=True), Events(p, after=start)
+            executor, events = Stacked(p, 2, "compiled"), Events(p, after=start)
             calls.clear()
             clock = Clock(*(torch.tensor(value) for value in (start, 0, start)))
             due = events.until(start, steps)

@@ -18,7 +18,7 @@ import torch
 
 from lopbench import config
 from lopbench.checks import is_number
-from lopbench.executors import choose
+from lopbench.choosing import choose
 from lopbench.experiment import imitation
 from lopbench.loggers.records import Record
 from lopbench.lookup import shipped
@@ -121,7 +121,7 @@ def builds_and_trains(name: str) -> None:
 def trains(variant: Variant) -> None:
     records: list[Record] = []
     population = populate([variant])
-    choice = choose(population, variant.plan.steps, variant.executor, variant.block_steps)
+    choice = choose(population, variant.plan.steps, variant.executor, variant.block_steps, variant.replicas_together)
     end = train(population, choice.build(population), variant.plan, records.extend)
     assert end["alive"].all()
     losses = [record.values for record in records if record.tag == "online/loss"]

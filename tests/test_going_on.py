@@ -60,7 +60,7 @@ class Keeping(KeepNothing):
 
 
 def stacked(p: Population) -> Executor:
-    return Stacked(p, 2, compiled=False)
+    return Stacked(p, 2)
 
 
 def trained(p: Population, plan: Plan, make: Make, **options: Any) -> tuple[Tree, list[Record]]:
@@ -105,7 +105,9 @@ def test_with_every_strategy(row: Row, tmp_path: Path) -> None:
     assert set(steps) >= {0, 2, 3, 4, 8}
 
 
-@pytest.mark.parametrize("make", [stacked, lambda p: Stacked(p, 3, False), lambda p: Looped(p, 2, False)])
+@pytest.mark.parametrize(
+    "make", [stacked, lambda p: Stacked(p, 3), lambda p: Stacked(p, 3, "captured"), lambda p: Looped(p, 2)]
+)
 def test_with_tasks_of_different_lengths_and_each_executor(make: Make, tmp_path: Path) -> None:
     """Evaluations after each epoch, restoring the best, periodic metrics, rare work that differs between replicas."""
     both = Evaluation(every="epoch_end", probe_size=9, probe_split=("test", "validation"))

@@ -81,7 +81,7 @@ def population(*strategies: Strategy) -> Population:
 
 def trained(p: Population, plan: Plan, **options: Any) -> tuple[Tree, list[Record]]:
     records: list[Record] = []
-    return train(p, Stacked(p, 2, compiled=False), plan, records.extend, **options), records
+    return train(p, Stacked(p, 2), plan, records.extend, **options), records
 
 
 class Always(KeepNothing):
@@ -154,6 +154,6 @@ def biases(records: list[Record]) -> list[float]:
 def test_looped_replicas_do_the_same(steps: int) -> None:
     p, plan = population(), Plan(steps, 3, (EVALUATION,))
     stacked, _ = trained(p, plan)
-    looped = train(p, Looped(p, 2, compiled=False), plan, lambda records: None)
+    looped = train(p, Looped(p, 2), plan, lambda records: None)
     for name, value in stacked["parameters"].items():
         torch.testing.assert_close(looped["parameters"][name], value)

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from lopbench import checkpoint, config, files, lock
 from lopbench.checkpoint import Checkpoint
 from lopbench.errors import require
-from lopbench.executors import choose
 from lopbench.experiment import Loader, build, resolve_device
 from lopbench.loggers.table import Table
-from lopbench.probing import measure
+from lopbench.precision import multiplying
+from lopbench.probing import all_cores, measure
 from lopbench.resume import digest, require_fits
 from lopbench.training import as_records
 from lopbench.variants import Group, Surroundings, group
@@ -81,10 +81,8 @@ def _load(asked: str, path: Path, device: torch.device | str = "cpu") -> Checkpo
 def _measure_population(g: Group, paths: Sequence[Path], load: Callable[..., Checkpoint], table: Table) -> None:
     """Measure one checkpoint after another; one state is held at a time."""
     population = g.population()
-    # as many threads as the run had: the last bits of a sum depend on it
-    executor = {"compiled": "eager", "looped_compiled": "looped"}.get(g.first.executor, g.first.executor)
-    torch.set_num_threads(choose(population, g.plan.steps, executor).threads)
     for path in tqdm(paths, disable=None, leave=False):
         found = load(path, population.device)
-        values = measure(population, found.state, g.plan.metrics, found.task, found.step)
+        with all_cores(), multiplying(g.first.precision):  # as in the run: the last bits of a sum depend on it
+            values = measure(population, found.state, g.plan.metrics, found.task, found.step)
         table.write(g.replicas, as_records(values, found.state, found.step, found.task))

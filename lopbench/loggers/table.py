@@ -57,7 +57,7 @@ class Table:
         self._variants = list(dict.fromkeys(replica.variant for replica in replicas))
         self._part_rows, self._flush_rows, self._flush_seconds = part_rows, flush_rows, flush_seconds
         self._clock, self._flushed_at = clock, clock()
-        self._waiting: list[pa.RecordBatch] = []
+        self._waiting: list[tuple[Sequence[Replica], Sequence[Record]]] = []
         self._waiting_rows = 0
         kept = position or {"rows": 0, "parts": [], "last": None}
         self._parts: list[str] = list(kept["parts"])  # the digests of the parts that are full
@@ -77,18 +77,22 @@ class Table:
 
     def write(self, replicas: Sequence[Replica], records: Sequence[Record]) -> None:
         """Add one row for each record and replica."""
+        for record in records:
+            shape = np.shape(record.values)
+            if shape != (len(replicas),):
+                raise ValueError(f"{record.tag} has values of shape {shape} for {len(replicas)} replicas")
         if not records:
             return
-        batch = self._batch(replicas, records)
-        self._waiting.append(batch)
-        self._waiting_rows += batch.num_rows
+        self._waiting.append((replicas, records))  # arrow's first array imports pandas: not before the first step
+        self._waiting_rows += len(records) * len(replicas)
         if self._waiting_rows >= self._flush_rows or self._clock() - self._flushed_at >= self._flush_seconds:
             self.flush()
 
     def flush(self) -> None:
         """Put all rows on disk."""
         if self._waiting:
-            self._last = pa.Table.from_batches([*self._last.to_batches(), *self._waiting], self.schema).combine_chunks()
+            batches = [self._batch(replicas, records) for replicas, records in self._waiting]
+            self._last = pa.Table.from_batches([*self._last.to_batches(), *batches], self.schema).combine_chunks()
             self._waiting, self._waiting_rows = [], 0
         while self._last.num_rows >= self._part_rows:
             full = self._last.slice(0, self._part_rows)
@@ -118,10 +122,6 @@ class Table:
 
     def _batch(self, replicas: Sequence[Replica], records: Sequence[Record]) -> pa.RecordBatch:
         """The rows of `records`, replicas varying fastest."""
-        for record in records:
-            shape = np.shape(record.values)
-            if shape != (len(replicas),):
-                raise ValueError(f"{record.tag} has values of shape {shape} for {len(replicas)} replicas")
 
         def of_replica(values: list, type_: pa.DataType) -> pa.Array:  # repeated for each record
             return pa.array(values * len(records), type_)
@@ -150,7 +150,7 @@ class Table:
         """
         for number, told in enumerate(self._parts):
             self._read(number, self._part_rows, told)
-        last = self._read(self._part, rows, digest) if rows else self.schema.empty_table()
+        last = self._read(self._part, rows, digest) if rows else pa.Table.from_batches([], self.schema)
         for path in reversed(files.files_in(self.folder)):
             later = part_number(path)
             if later is not None and later >= self._part + (rows > 0):

@@ -73,7 +73,8 @@ class TensorBoard:
         self._flush_seconds, self._clock, self._flushed_at = flush_seconds, clock, clock()
         begun = position or {"files": {}, "strides": []}
         self._written = {(population, tag): stride for population, tag, stride in begun["strides"]}
-        self._gathering: dict[tuple[Point, str, int], list[float]] = {}
+        self._gathering: dict[tuple[Point, str, int], list[float]] = {}  # of some seeds of a point
+        self._complete: list[tuple[tuple[Point, str, int], np.ndarray]] = []  # of all of them
         self._seeds = {point: len(members) for point, members in by_point(replicas).items()}
         self._root = Path(workdir) / "tensorboard"
         self._runs: dict[str, _Run] = {}
@@ -132,6 +133,7 @@ class TensorBoard:
 
     def flush(self) -> None:
         """Append what has gathered to the event files."""
+        self._write_means()
         for run in self._runs.values():
             run.flush()
         self._flushed_at = self._clock()
@@ -160,14 +162,20 @@ class TensorBoard:
         return True
 
     def _gather(self, point: Point, record: Record, values: np.ndarray) -> None:
-        """Write a mean once all seeds of its point have arrived, from however many populations."""
+        """Let a mean be written once all seeds of its point have arrived, from however many populations."""
         key = (point, record.tag, record.step)
         gathered = self._gathering.setdefault(key, [])
         gathered.extend(values)
         if len(gathered) >= self._seeds[point]:
-            mean, half = map(float, student_interval(np.asarray(self._gathering.pop(key))))
-            lower, upper = interval_tags(record.tag)
-            self._means[point].scalars(record.step, {record.tag: mean, lower: mean - half, upper: mean + half})
+            self._complete.append((key, np.asarray(self._gathering.pop(key))))
+
+    def _write_means(self) -> None:
+        """Write what has gathered of all seeds; not before a flush, as what intervals take is long to import."""
+        for (point, tag, step), values in self._complete:
+            mean, half = map(float, student_interval(values))
+            lower, upper = interval_tags(tag)
+            self._means[point].scalars(step, {tag: mean, lower: mean - half, upper: mean + half})
+        self._complete = []
 
 
 class _Run:

@@ -27,8 +27,8 @@ from torch import Tensor
 import lopbench
 from lopbench.checks import check_bool, check_choice
 from lopbench.errors import UserError, require
-from lopbench.memory import is_shortage
 from lopbench.protocols import Dataset, Source
+from lopbench.shortage import is_shortage
 from lopbench.streams.sources import ELSEWHERE, Generated, Statistics, data_folder, on_device, reason
 
 #: Seconds that a server may stay silent before the next is tried.

@@ -11,8 +11,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from lopbench.architectures import ConvNet
+from lopbench.choosing import missing_compiler
 from lopbench.errors import UserError
-from lopbench.executors import missing_compiler
 from lopbench.initializers import SCHEMES
 from lopbench.protocols import Problem
 from lopbench.roles import head_parameters, kinds

@@ -16,8 +16,8 @@ from torch.nn import functional
 from torchvision.models import VisionTransformer as TorchvisionViT
 
 from lopbench.architectures import VisionTransformer
+from lopbench.choosing import missing_compiler
 from lopbench.errors import UserError
-from lopbench.executors import missing_compiler
 from lopbench.keyed_random import uniforms
 from lopbench.population import key_buffers
 from lopbench.protocols import Problem

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lopbench import checkpoint
-from lopbench.executors import missing_compiler
+from lopbench.choosing import missing_compiler
 from lopbench.loggers import manifest
 from tests.end_to_end.processes import Run, command
 

@@ -227,7 +227,7 @@ def test_a_run_survives_many_kills(server: Server, whole: Whole, tmp_path: Path)
 
 #: lines of gin. Of a compiled run most of the time goes into tracing: it gets one population, and more updates of it
 EXECUTORS = {
-    "looped": ["run.executor = 'looped'"],
+    "looped": ["run.executor = 'eager'", "run.replicas_together = 1"],
     "compiled": [
         "run.executor = 'compiled'",
         "run.block_steps = 2",

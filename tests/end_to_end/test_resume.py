@@ -284,12 +284,12 @@ def test_it_uses_the_executor_that_it_began_with(stopped: Path, whole: pd.DataFr
     run = checkpoint.load(path).run or {}
     (choice,) = run["choices"]
     assert choice == {
-        **{"executor": "eager", "block_steps": 1, "threads": 1, "compiled_events": False},
+        **{"executor": "eager", "block_steps": 1, "together": 2, "threads": 1, "compiled_events": False},
         "reason": "as run.executor says",
     }
     rewritten(path, {**run, "choices": [{**choice, "block_steps": 2, "reason": "of then"}]})
     first = goes_on(stopped, 12, whole)
-    assert "eager (of then)" in first.err
+    assert "eager, 2 steps a call, 1 thread (of then)" in first.err
     assert "run.block_steps = 2" in (stopped / "out" / "operative_config.gin").read_text()
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from lopbench import signals
-from lopbench.executors import missing_compiler
+from lopbench.choosing import missing_compiler
 from lopbench.loggers import manifest
 from tests.end_to_end.processes import Ended, Server, command
 from tests.end_to_end.test_runs import BASE, assert_same_numbers, table

@@ -108,7 +108,7 @@ def trained(*strategies: Strategy, metrics: Sequence[Metric] = (METRIC,), update
     made = replace(made, stream=Epochs(made.seeds, dtype=torch.float64))
     records: list[Record] = []
     plan = Plan(updates, window_steps=6, metrics=tuple(metrics))
-    return made, train(made, Stacked(made, 2, compiled=False), plan, records.extend), records
+    return made, train(made, Stacked(made, 2), plan, records.extend), records
 
 
 def values(records: list[Record], tag: str) -> Tensor:
