@@ -30,7 +30,7 @@ COMPILE_FROM_WORK = 4e12
 #: So many steps with rare work are worth compiling; it takes the longer the more tensors are reinitialised.
 COMPILE_EVENTS_FROM, COMPILE_EVENTS_FROM_A_TENSOR = 200, 50
 #: From so many multiply-adds in the forward pass of one call on, a CPU's cores share the work.
-THREADS_FROM_WORK = 8_000_000
+THREADS_FROM_WORK = 5_000_000
 #: On a CPU as many replicas go through a block together as these bytes hold: their parameters, gradients and new
 #: parameters, and a batch. More of them push each other out of the processor's caches.
 CACHE_BYTES = 8 * 2**20
@@ -121,7 +121,7 @@ def choose(
     together = min(together, population.replicas)
     work = alone * together  # of one call
     if block_steps is None:
-        block_steps = 1 if executor == "eager" else steps_a_call(work, device)
+        block_steps = 1 if executor == "eager" else steps_a_call(work, steps, device)
     # two threads meet at the end of every kernel: in a small step they wait for each other longer than they work
     threads = 1 if work < THREADS_FROM_WORK else DEFAULT_THREADS
     compiled_events = executor != "eager" and many_events(population, steps)
@@ -156,11 +156,16 @@ def side_by_side(population: Population) -> int:
     return -(-population.replicas // parts)
 
 
-def steps_a_call(work: int, device: torch.device) -> int:
-    """Steps unrolled in one compiled call: many where a step of `work` multiply-adds costs less than the call."""
+def steps_a_call(work: int, steps: int, device: torch.device) -> int:
+    """Steps unrolled in one compiled call: many where a step of `work` multiply-adds costs less than the call.
+
+    The more, the longer it compiles: ten are for a long run.
+    """
     if device.type == "cuda":  # which launches a graph while it works on the one before
         return 4 if work < 1_000_000_000 else 1
-    return 5 if work < 1_000_000 else 2 if work < 10_000_000 else 1
+    if work < 1_000_000:
+        return 10 if steps >= 1_000_000 else 5
+    return 2 if work < 10_000_000 else 1
 
 
 def many_events(population: Population, steps: int) -> bool:

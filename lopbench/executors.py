@@ -106,9 +106,10 @@ class Stacked:
         if block == "eager":
             return lambda made, name: made
         if block == "compiled":
-            return lambda made, name: self.preparing.of(_compile(made))
-        capturing = Capturing(device)
-        return lambda made, name: self.preparing.of(Captured(_compile(in_place(made)), capturing, name))
+            return lambda made, name: self.preparing.of(compiled(made))
+        # not compiled, a block copies constants from the host, which no graph can; without a GPU there is no graph
+        capturing, ready = Capturing(device), compiled if device.type == "cuda" else lambda made: made
+        return lambda made, name: self.preparing.of(Captured(ready(in_place(made)), capturing, name))
 
     def calls(
         self, state: Tree, clock: Clock, steps: int, tables: Tree, events: Sequence[Event], idle: Tree
@@ -135,7 +136,7 @@ class Stacked:
                 yield done, reached
 
 
-def _compile(block: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(block: Callable[..., Any]) -> Callable[..., Any]:
     """The block compiled whole, as a function of its own.
 
     The compiler bounds its cache per code object, and all blocks come from one: so each gets a copy. Before every call

@@ -131,7 +131,7 @@ def test_a_stretch_that_is_begun_again_makes_the_same_calls(monkeypatch: pytest.
 
         return call
 
-    monkeypatch.setattr(executors, "_compile", logged)  # takes the place of torch.compile, which would take minutes
+    monkeypatch.setattr(executors, "compiled", logged)  # takes the place of torch.compile, which would take minutes
     p = tiny_population([SelectiveWeightReinit(period=4)])
     for steps in (7, 9):  # single steps before events, and before an end without one
         seen = []

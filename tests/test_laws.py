@@ -49,6 +49,8 @@ def executor(replicas: int, kind=Stacked, block="eager", block_steps=2):
 
 def trained(population: Population, updates: int, block="eager", through=None, state=None, step=0):
     """The state after `updates` more updates, through an executor."""
+    if block == "captured":  # whose buffers are one population's
+        through = Stacked(population, 2, block)
     through = through or executor(population.replicas, block=block)
     state = initial_state(population) if state is None else state
     clock = Clock(torch.tensor(step), torch.tensor(0), torch.tensor(step))
