@@ -96,7 +96,8 @@ class Entrant:
     def contenders(self, name: str) -> dict[str, Contender]:
         """The hot steps under `name`, and those with rare work."""
         most = self.side.steps_per_table
-        found = {name: Contender(self.side.hot, multiple=self.side.choice.block_steps, most=most)}
+        choice, replicas = self.side.choice, self.side.population.replicas
+        found = {name: Contender(self.side.hot, choice.block_steps, most, parts=-(-replicas // choice.together))}
         if self._has_rare_work:
             found[_rare(name)] = Contender(self.side.rare, most=most)
         return found

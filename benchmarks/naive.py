@@ -109,10 +109,14 @@ def preparation(population: Population, found: Shown) -> Callable[[Tensor], Tens
     stream = population.stream
     if not isinstance(stream, EpochStream):
         return lambda inputs: inputs
-    scaled = Scaling(stream.scaling, stream.data, population.dtype)
+    scaling = Scaling(stream.scaling, stream.data, population.dtype)
     if found.permutation is not None:
         permutation = found.permutation[0]
-        return lambda inputs: scaled(inputs.flatten(1).index_select(1, permutation))
+        return lambda inputs: scaling(inputs.flatten(1).index_select(1, permutation))
+
+    def scaled(inputs: Tensor) -> Tensor:
+        return scaling(inputs.flatten(1)).view_as(inputs)
+
     if stream.augmentations:
         return lambda inputs: augmented(scaled(inputs), stream.augmentations)
     return scaled

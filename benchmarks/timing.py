@@ -30,16 +30,20 @@ def seconds(call: Callable[[], object], clock: str = "wall") -> float:
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that takes steps: in multiples of `multiple`, and at most `most` at a time."""
+    """Something that takes steps: in multiples of `multiple`, and at most `most` at a time.
+
+    parts: that take turns in it, in long ones in a real run: so each shall last as long as a sample.
+    """
 
     advance: Advance
     multiple: int = 1
     most: int = 1_000_000
+    parts: int = 1
 
     def sample_steps(self, lasting: float) -> int:
         """How many steps take about `lasting` seconds, found by doubling; warms up on the way."""
         steps = self.multiple
-        while 2 * steps <= self.most and seconds(partial(self.advance, steps)) < lasting / 2:
+        while 2 * steps <= self.most and seconds(partial(self.advance, steps)) < self.parts * lasting / 2:
             steps *= 2
         return steps
 
@@ -55,7 +59,8 @@ def interleave(
     clock: str = "wall",
     budget: float = math.inf,
 ) -> dict[str, np.ndarray]:
-    """Microseconds a step of every contender in every round, `[rounds]`; a sample lasts about `lasting` seconds.
+    """Microseconds a step of every contender in every round, `[rounds]`; a sample lasts about `lasting` seconds
+    (a part).
 
     After `budget` seconds no further round begins, but there are three at least (or `rounds`, if these are fewer).
     """

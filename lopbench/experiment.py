@@ -133,20 +133,20 @@ def execute(request: config.Request, setting: Setting) -> int:
             return 0
     workdir, asked = files.workdir_at(setting.workdir), request.asked_text()
     with lock.hold(files.make_folder(workdir)) as held:
-        if setting.overwrite:
-            files.remove_results(workdir)
         files.remove_leftovers(workdir)
         past = None if setting.overwrite else resume.past(workdir, asked)
         if past is not None and past.finished:
             print(f"{workdir} holds this run, and it has finished: nothing is left to do.")
             _report(workdir)
             return 0
+        if past is None or past.start is None:  # a checkpoint's state takes room itself
+            for g, choice in zip(groups, choose_all(groups), strict=True):
+                require_room(g.population(), choice, g.names)
+        if setting.overwrite:
+            files.remove_results(workdir)
         data = load.digests()
         start = _start(past, workdir, groups, data, device)
         choices = _choices(groups, start, device)
-        if start is None:  # else it holds a state already
-            for g, choice in zip(groups, choices, strict=True):
-                require_room(g.population(), choice, g.names)
         texts = _written_configs(workdir, request, groups, choices, operative)
         manifest = Manifest(workdir, setting.command, device, {name: v.seeds for name, v in variants.items()})
         manifest.update(

@@ -66,7 +66,7 @@ def guessed_bytes(population: Population, choice: Choice) -> float:
     """About what training holds at its peak, the data set left out; from sizes, in milliseconds.
 
     For telling whether measuring is worth its time: between three quarters and the double of what the stacked
-    `step_bytes` are for the networks that come with lopbench, and more of looped ones.
+    `step_bytes` are for the networks that come with lopbench, and more where replicas take turns.
     """
     one = population.part(slice(0, 1))
     shapes = {name: (1, *parameter.shape) for name, parameter in population.module.named_parameters()}

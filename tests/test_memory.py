@@ -131,8 +131,8 @@ def test_the_data_set_is_part_of_what_is_fixed() -> None:
 def test_a_guess_from_sizes_is_near_what_is_measured(made) -> None:
     population = made(8)
     assert 0.5 < guessed_bytes(population, choice()) / step_bytes(population, choice()).of(8) < 3
-    looped = choice(together=1)
-    assert 0.5 < guessed_bytes(population, looped) / step_bytes(population, looped).of(8) < 6
+    in_turn = choice(together=1)
+    assert 0.5 < guessed_bytes(population, in_turn) / step_bytes(population, in_turn).of(8) < 6
 
 
 @pytest.mark.parametrize("together", [1_000_000, 1])

@@ -151,7 +151,7 @@ def biases(records: list[Record]) -> list[float]:
 
 
 @pytest.mark.parametrize("steps", [1, 5, 11])
-def test_looped_replicas_do_the_same(steps: int) -> None:
+def test_replicas_in_turn_do_the_same(steps: int) -> None:
     p, plan = population(), Plan(steps, 3, (EVALUATION,))
     stacked, _ = trained(p, plan)
     looped = train(p, Looped(p, 2), plan, lambda records: None)

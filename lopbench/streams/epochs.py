@@ -5,7 +5,7 @@ where the task ends, and each task begins with a new epoch. Tasks may differ in 
 show: tables have the shape of the longest epoch in all of them.
 
 Concrete streams say which examples a task shows (`sizes`, `splits`, `examples`; see subsets.py and class_streams.py)
-and what it changes: the labels (`relabelled`), or the inputs (`task_tables` and `transformed`).
+and what it changes: the labels (`relabelled`), or where the inputs' entries come from (`task_tables` and `arrangement`).
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class EpochStream(Stream):
 
     _longest_epoch: int = field(init=False, repr=False)
     _scaled: Scaling = field(init=False, repr=False)
+    #: the inputs of each split as rows `[N, entries]`: what a batch is gathered from
+    _rows: dict[str, Tensor] = field(init=False, repr=False)
     _orders: dict[str, tuple[tuple[int, int], Tensor]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,6 +74,7 @@ class EpochStream(Stream):
         self._settle_lengths()
         object.__setattr__(self, "augmentations", built(self, self.augmentations, self.data.shape))
         object.__setattr__(self, "_scaled", Scaling(self.scaling, self.data, self.dtype))
+        object.__setattr__(self, "_rows", {split: inputs.flatten(1) for split, inputs in self.data.inputs.items()})
 
     @property
     def name(self) -> str:
@@ -173,9 +176,9 @@ class EpochStream(Stream):
         """Further tables of `task`; leaves `[R, ...]`, of the same shape in all tasks."""
         return {}
 
-    def transformed(self, inputs: Tensor, tables: Tree) -> Tensor:
-        """The inputs in a task, from the scaled and augmented ones `[n, R, B, *shape]`."""
-        return inputs
+    def arrangement(self, tables: Tree) -> Tensor | None:
+        """Which entry of an example each entry of the inputs shows in a task, int64 `[R, entries]`; None: its own."""
+        return None
 
     def augments(self, split: str) -> bool:
         """Whether a probe on `split` shows augmented images, others in each step."""
@@ -245,15 +248,30 @@ class EpochStream(Stream):
         steps = clock.step_in_task - tables["start"][:, None] + ahead
         rows = steps.clamp(max=self._longest_epoch - 1)[:, :, None].expand(-1, -1, self.batch_size)
         examples, labels = (tables[name].gather(1, rows).movedim(1, 0) for name in ("examples", "labels"))
-        inputs = self._inputs("train", examples)
-        if self.augmentations:
-            inputs = self._augmented(inputs, tables["seeds"], clock.step + ahead, "augmentation")
-        return self.transformed(inputs, tables), labels
+        if not self.augmentations:
+            return self._inputs("train", examples, self.arrangement(tables)), labels
+        images = self._augmented(self._inputs("train", examples), tables["seeds"], clock.step + ahead, "augmentation")
+        return self._rearranged(images, tables), labels
 
-    def _inputs(self, origin: str, examples: Tensor) -> Tensor:
-        """The scaled inputs `[..., *shape]` of the examples at the given indices of a split of the data set."""
-        chosen = self.data.inputs[origin].index_select(0, examples.flatten())
-        return self._scaled(chosen.unflatten(0, examples.shape))
+    def _inputs(self, origin: str, examples: Tensor, places: Tensor | None = None) -> Tensor:
+        """The scaled inputs `[n, R, B, *shape]` of the examples `[n, R, B]` of a split of the data set.
+
+        With `places` they are rearranged by the same gather, that of single bytes.
+        """
+        rows = self._rows[origin]
+        if places is None:
+            chosen = rows.index_select(0, examples.flatten()).unflatten(0, examples.shape)
+        else:
+            chosen = rows[examples[..., None], places[:, None]]
+        return self._scaled(chosen, places).unflatten(-1, self.data.shape)
+
+    def _rearranged(self, inputs: Tensor, tables: Tree) -> Tensor:
+        """Inputs `[n, R, B, *shape]` with their entries from where the task shows them."""
+        places = self.arrangement(tables)
+        if places is None:
+            return inputs
+        flat = inputs.flatten(3)
+        return flat.gather(3, places[None, :, None].expand_as(flat)).view_as(inputs)
 
     def _augmented(self, inputs: Tensor, seeds: Tensor, steps: Tensor, purpose: str) -> Tensor:
         """Augmented images `[n, R, B, *shape]`."""
@@ -286,4 +304,4 @@ class EpochStream(Stream):
         if self.augments(split):
             at = torch.tensor([step], device=self.seeds.device)
             inputs = self._augmented(inputs, self.seeds, at, f"{split}_augmentation")
-        return self.transformed(inputs, self.task_tables(task))[0], labels.gather(1, chosen)
+        return self._rearranged(inputs, self.task_tables(task))[0], labels.gather(1, chosen)

@@ -48,6 +48,5 @@ class PermutedInputs(SubsetStream):
             return {"permutation": torch.arange(size, device=self.seeds.device).repeat(len(self.seeds), 1)}
         return {"permutation": self.random_order("permutation", task, size)}
 
-    def transformed(self, inputs: Tensor, tables: Tree) -> Tensor:
-        flat = inputs.flatten(3)
-        return flat.gather(3, tables["permutation"][None, :, None].expand_as(flat)).view_as(inputs)
+    def arrangement(self, tables: Tree) -> Tensor:
+        return tables["permutation"]

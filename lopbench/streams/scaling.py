@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -23,22 +24,35 @@ class Scaling:
     data: Dataset
     dtype: torch.dtype
 
-    #: mean and std; one value, or one a channel that broadcasts over `[C, H, W]`
+    #: mean and std; one value, or one for each entry of an example
     _constants: tuple[Tensor, Tensor] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         constants = None
         if self.name != "unit":
             pair = (self.data.mean, self.data.std) if self.name == "standard" else ((0.5,), (0.5,))
-            shape = (-1, 1, 1) if len(pair[0]) > 1 else ()
-            device = self.data.inputs["train"].device
-            mean, std = (torch.tensor(values, dtype=self.dtype, device=device).reshape(shape) for values in pair)
-            constants = (mean, std)
+            constants = tuple(self._of_entries(values) for values in pair)
         object.__setattr__(self, "_constants", constants)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Scaled inputs of the same shape."""
+    def _of_entries(self, values: tuple[float, ...]) -> Tensor:
+        """One value as it is, and one a channel for each entry of an example, `[entries]`."""
+        made = torch.tensor(values, dtype=self.dtype, device=self.data.inputs["train"].device)
+        if len(values) == 1:
+            return made.squeeze()
+        return made.repeat_interleave(math.prod(self.data.shape) // len(values))
+
+    def __call__(self, inputs: Tensor, places: Tensor | None = None) -> Tensor:
+        """Scaled inputs `[..., entries]`, of the same shape.
+
+        places: which entry of an example each one is, int64 `[R, entries]` for inputs `[n, R, B, entries]`; None: its
+        own.
+        """
         if inputs.dtype != torch.uint8:
             return inputs.to(self.dtype)
         unit = inputs.to(self.dtype) / 255
-        return unit if self._constants is None else (unit - self._constants[0]) / self._constants[1]
+        if self._constants is None:
+            return unit
+        mean, std = (
+            value if value.dim() == 0 or places is None else value[places][:, None] for value in self._constants
+        )
+        return (unit - mean) / std

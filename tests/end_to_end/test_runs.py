@@ -376,6 +376,14 @@ MISTAKES = {
         ["--gin_bindings=streams.PermutedInputs.tasks = None"],
         r"streams\.PermutedInputs never ends: set run\.max_tasks or run\.max_steps\.",
     ),
+    "precision": (
+        ["--gin_bindings=run.precision = 'tf32'", "--device=cpu"],
+        r"run\.precision is 'tf32', which GPUs have",
+    ),
+    "captured": (
+        ["--gin_bindings=run.executor = 'captured'", "--device=cpu"],
+        r"run\.executor is 'captured', but CUDA graphs",
+    ),
     "seed twice": (["--gin_bindings=run.seeds = [1, 2, 1]"], r"run\.seeds names 1 twice"),
     "probe too large": (
         ["--gin_bindings=metrics.DeadUnits.probe_size = 1000"],
@@ -448,6 +456,31 @@ def test_a_mistake_with_overwrite_leaves_the_old_results(tmp_path: Path) -> None
     mistake = "--gin_bindings=architectures.MLP.width = 0"
     assert lopbench_main(tmp_path, "--gin_file=mine.gin", mistake, "--overwrite", "--workdir=out").status == 1
     assert_same_numbers(table(tmp_path / "out"), rows)
+
+
+def test_what_no_memory_holds_is_refused_before_it_is_made_and_the_old_results_stay(tmp_path: Path) -> None:
+    write(tmp_path)
+    rows = finished(tmp_path, "--gin_file=mine.gin")
+    much = ("--gin_bindings=architectures.MLP.width = 2000", "--gin_bindings=architectures.MLP.depth = 2")
+    many = "--gin_bindings=run.seeds = 20_000"
+    for how in (["--overwrite", "--workdir=out"], ["--dry_run"]):
+        done = lopbench_main(tmp_path, "--gin_file=mine.gin", *much, many, *how)
+        assert done.status == 1
+        message = r"20,000 replicas of mine take .* TiB, .* a replica, but .* are free .*: bind fewer run\.seeds"
+        assert re.search(message, done.err), done.err
+    assert_same_numbers(table(tmp_path / "out"), rows)
+
+
+def test_how_a_population_is_run_is_told_and_kept(tmp_path: Path) -> None:
+    write(tmp_path)
+    bindings = [
+        f"--gin_bindings=run.{line}" for line in ("seeds = 5", "replicas_together = 2", "precision = 'bfloat16'")
+    ]
+    finished(tmp_path, "--gin_file=mine.gin", *bindings)
+    (choice,) = manifest.read(tmp_path / "out")["executors"].values()
+    assert (choice["together"], choice["block_steps"], choice["executor"]) == (2, 1, "eager")
+    pinned = (tmp_path / "out" / "operative_config.gin").read_text()
+    assert "run.replicas_together = 2" in pinned and "run.precision = 'bfloat16'" in pinned
 
 
 # Replicas that turn non-finite ----------------------------------------------------------------------
