@@ -20,7 +20,6 @@ import torch
 
 from lopbench.captured import Captured, Capturing, in_place
 from lopbench.events import Event
-from lopbench.keyed_random import purpose_id
 from lopbench.learner import Block, make_block
 from lopbench.population import Population, map_tree, slice_replicas
 from lopbench.protocols import Clock, Tree
@@ -142,7 +141,6 @@ def compiled(block: Callable[..., Any]) -> Callable[..., Any]:
     The compiler bounds its cache per code object, and all blocks come from one: so each gets a copy. Before every call
     it checks what it took for granted; see `_guards`.
     """
-    torch.compiler.assume_constant_result(purpose_id)  # a name's number is a constant of the traced step
     code = block.__code__.replace()
     own = FunctionType(code, block.__globals__, block.__name__, block.__defaults__, block.__closure__)
     return torch.compile(own, fullgraph=True, dynamic=False, options={"guard_filter_fn": _guards})

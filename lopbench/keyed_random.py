@@ -54,6 +54,7 @@ def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return (product >> 32) & _MASK, product & _MASK
 
 
+@torch.compiler.assume_constant_result  # a name's number is a constant of the traced step
 def purpose_id(purpose: str) -> int:
     """The 32-bit number of a named purpose; two names that collide are refused."""
     number = zlib.crc32(purpose.encode())
