@@ -128,8 +128,9 @@ def execute(request: config.Request, setting: Setting) -> int:
     with naming_shortage_while("the run is built", device):
         variants, operative = build(request, Surroundings(device, imitation(device) if setting.dry_run else load))
         groups = group(variants)
+        chosen = choose_all(groups)
         if setting.dry_run:
-            print(dry_run.describe(groups, choose_all(groups)))
+            print(dry_run.describe(groups, chosen))
             return 0
     workdir, asked = files.workdir_at(setting.workdir), request.asked_text()
     with lock.hold(files.make_folder(workdir)) as held:
@@ -140,13 +141,13 @@ def execute(request: config.Request, setting: Setting) -> int:
             _report(workdir)
             return 0
         if past is None or past.start is None:  # a checkpoint's state takes room itself
-            for g, choice in zip(groups, choose_all(groups), strict=True):
+            for g, choice in zip(groups, chosen, strict=True):
                 require_room(g.population(), choice, g.names)
         if setting.overwrite:
             files.remove_results(workdir)
         data = load.digests()
         start = _start(past, workdir, groups, data, device)
-        choices = _choices(groups, start, device)
+        choices = chosen if start is None else _choices(start, device)
         texts = _written_configs(workdir, request, groups, choices, operative)
         manifest = Manifest(workdir, setting.command, device, {name: v.seeds for name, v in variants.items()})
         manifest.update(
@@ -207,10 +208,8 @@ def _start(
     return past.start
 
 
-def _choices(groups: list[Group], start: Start | None, device: torch.device) -> list[Choice]:
+def _choices(start: Start, device: torch.device) -> list[Choice]:
     """Each population's executor: the one that it began with."""
-    if start is None:
-        return choose_all(groups)
     choices = [Choice.of(told, start.checkpoint.path) for told in start.standing.choices]
     for choice in choices:
         choice.require_possible(device)

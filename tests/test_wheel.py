@@ -70,7 +70,7 @@ def test_its_metadata(distribution: metadata.Distribution) -> None:
     said = distribution.metadata
     assert (said["Name"], said["Version"], said["License-Expression"]) == ("lopbench", "0.1.0", "MIT")
     assert said["Requires-Python"] == ">=3.11.4"
-    assert said.get_all("Provides-Extra") == ["test"]
+    assert said.get_all("Provides-Extra") == ["bench", "test"]
     tests = {Requirement(text).name for text in distribution.requires or () if Requirement(text).marker}
     assert {"pytest", "hypothesis", "build", "setuptools"} <= tests
     assert said.get_payload().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()  # type: ignore[attr-defined]
