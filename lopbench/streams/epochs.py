@@ -5,7 +5,7 @@ where the task ends, and each task begins with a new epoch. Tasks may differ in 
 show: tables have the shape of the longest epoch in all of them.
 
 Concrete streams say which examples a task shows (`sizes`, `splits`, `examples`; see subsets.py and class_streams.py)
-and what it changes: the labels (`relabelled`), or where the inputs' entries come from (`task_tables` and `arrangement`).
+and what it changes: the labels (`relabelled`), or where the entries of inputs come from (`task_tables`, `arrangement`).
 """
 
 from __future__ import annotations
