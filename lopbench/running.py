@@ -130,7 +130,7 @@ class Running:
         self._progress.advance(moment.step)
         names = ", ".join(g.names)
         if moment.preparing and names not in self.compile_seconds:
-            self._progress.say(f"compiling took {moment.preparing:.1f} seconds, which no rate counts")
+            self._progress.say(f"compiling took {moment.preparing:.1f} seconds")
         if moment.preparing:
             self.compile_seconds[names] = round(moment.preparing, 3)
         for replica, alive, step in zip(g.replicas, moment.alive, moment.died_at, strict=True):
