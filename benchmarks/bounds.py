@@ -10,7 +10,7 @@ because weights come from the third cache. That is also why replicas are trained
 of weights) took a tenth more on a quiet machine. SWR's rare work, which draws a candidate for every weight, comes too
 seldom to be worth compiling.
 
-Methods in one population: with SWR, continual backpropagation and ReDo in one list and all of them off (None), a step of
+Methods in one population: with SWR, continual backpropagation and ReDo in one list, all of them off (None), a step of
 30 replicas takes 1.05 (0.96 to 1.12) of a plain one, measured apart. So the figure's methods can share a population for
 a twentieth more. On a CPU parts take turns anyhow, and nothing is gained; on a GPU six launches become one.
 """,
