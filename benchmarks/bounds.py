@@ -15,9 +15,10 @@ Methods in one population: with SWR, continual backpropagation and ReDo in one l
 a twentieth more. On a CPU parts take turns anyhow, and nothing is gained; on a GPU six launches become one.
 """,
     ("tiny_mnist", "cpu"): """\
-What bounds it. Gathering and permuting pixels, as much for 10 units as for 100: 23,520 bytes a step and replica from
-random places, 25 microseconds on one thread; then the matrix products of the first layer, too narrow for a core's
-vectors. The loop's time goes into calling operations one by one.
+What bounds it. At R = 30 about a third are matrix products, too narrow for a core's vectors (10 columns: 48 to 113
+GFLOP/s, 560 microseconds when tried apart), a quarter gathering and permuting pixels (23,520 bytes a step and replica
+from random places), and the rest passes over small arrays and the entry of calls, one of two steps. JAX, which gathers
+as fast, is ahead in these. The loop's time goes into calling operations one by one.
 """,
     ("wide_mnist", "cpu"): """\
 What bounds it. Bytes: each of the 9.6 million weights is read for two products of one example, and its gradient is
