@@ -12,7 +12,7 @@ seldom to be worth compiling.
 
 Methods in one population: with SWR, continual backpropagation and ReDo in one list, all of them off (None), a step of
 30 replicas takes 1.05 (0.96 to 1.12) of a plain one, measured apart. So the figure's methods can share a population for
-a twentieth more. On a CPU parts take turns anyhow, and nothing is gained; on a GPU six launches become one.
+a twentieth more. On a CPU parts take turns anyhow, and nothing is gained.
 """,
     ("tiny_mnist", "cpu"): """\
 What bounds it. At R = 30 about a third are matrix products, too narrow for a core's vectors (10 columns: 48 to 113
@@ -31,7 +31,7 @@ JAX scan takes once in hundreds of steps; at R = 100 the kernel itself takes abo
 and of 5 weights fill a vector of 16 badly, and every hidden unit ends in a sum across one. Here JAX draws the numbers
 of its examples for 200 steps ahead; drawn step by step in the scan, as ours are keyed, it took 27 to 34 microseconds at
 R = 100 when tried by itself, twice ours. Blocks of 20 steps bring ours from 15 to 12.6, and take 32 seconds to compile.
-With shrink and perturb, whose noise is drawn for every parameter and step, half of a step goes into random numbers.
+With shrink and perturb, whose noise is drawn for every parameter and step, most of a step goes into random numbers.
 """,
     ("continual_imagenet", "cpu"): """\
 What bounds it. Convolutions: a CPU has fast kernels for those of one network only, so replicas take turns.

@@ -56,6 +56,9 @@ In the tables,
 - **MFLOP, MB, GFLOP/s**: what a step of plain SGD of all replicas computes in matrix products, and must move at least
   (parameters, gradients and momentum once in and once out, and the batch), counted; and the rate that comes to.
 - **kernels**: that a hot step runs on a GPU.
+
+What is said to be "tried apart", "measured apart" or "by itself" below, shares of a profile, and times on a "quiet
+machine" come from single tries outside of these suites, on the same machine and day; no command repeats them.
 """
 
 

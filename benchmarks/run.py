@@ -1,6 +1,6 @@
 """lopbench against plain PyTorch loops and JAX: tables on the screen, and in benchmarks/RESULTS.md.
 
-python -m benchmarks.run                          everything: some 25 minutes on two cores
+python -m benchmarks.run                          everything: some 35 minutes on two cores
 python -m benchmarks.run --quick                  short samples of a few cases; writes no file
 python -m benchmarks.run --suite regression --data_dir DIR --cold
 """

@@ -94,8 +94,12 @@ class Running:
         writes = (partial(self._write, number), self._written, self._request, done)
         keeper = Keeper(g.first.checkpoints, self.workdir, number, g.first.stream, g.plan.steps, *writes)
         population, reports = g.population(), (partial(self._emit, g), partial(self._watch, g))
-        modes = deterministic(g.first.deterministic), multiplying(g.first.precision)
-        with naming_shortage(population, choice, g.names), modes[0], modes[1], self._stopping():
+        with (
+            naming_shortage(population, choice, g.names),
+            deterministic(g.first.deterministic),
+            multiplying(g.first.precision),
+            self._stopping(),
+        ):
             start = self._snapshot(population.device)
             train(population, choice.build(population), g.plan, *reports, start, keeper)
 
