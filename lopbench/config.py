@@ -21,9 +21,10 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ import gin
 
 from lopbench import lookup, sweep
 from lopbench.errors import UserError, require
-from lopbench.gin_names import GRID, PLANS, VARIANTS, complete, is_component, line_for_gin
+from lopbench.gin_names import PLANS, VARIANTS, complete, is_component, line_for_gin
 from lopbench.gin_text import Binding, Import, Include, Place, at, is_text, parse, render
-from lopbench.gin_values import COMMAND_LINE, DEFAULT, check_macros, resolve
+from lopbench.gin_values import COMMAND_LINE, DEFAULT, check_macros, components_in_use, resolve
+from lopbench.sweep import Point
 
 #: how a file begins that shrinks or changes any run
 OVERLAY = "# Overlay"
@@ -71,26 +73,32 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: S
     last = [binding for line in bindings for binding in reader.text(line, COMMAND_LINE)]
     plans = {binding.key: binding for binding in [*base, *last] if binding.key in PLANS}
     stem = files[0].stem
-    variants: dict[str, tuple[str, ...]] = {"run" if _fault_of(stem) else stem: ()}  # the saved text names it
+    methods: dict[str, tuple[str, ...]] = {"run" if _fault_of(stem) else stem: ()}  # the saved text names it
     if VARIANTS in plans:
-        variants = _checked_variants(plans[VARIANTS])
-    own = {name: reader.variant(name, lines) for name, lines in variants.items()}
-    if GRID in plans:
-        _check_not_swept(plans[GRID], [*last, *(binding for found in own.values() for binding in found)])
-        variants = sweep.expand(variants, plans[GRID], named=VARIANTS in plans)
-        with at(plans[GRID].place):
-            for name in variants:
-                _check_name(name, f"{GRID} makes a variant")
-        own = {name: reader.variant(name, lines) for name, lines in variants.items()}
+        methods = _checked_variants(plans[VARIANTS])
+    own = {name: reader.variant(name, lines) for name, lines in methods.items()}
     check_macros([*base, *(binding for found in own.values() for binding in found), *last])
+    plans = {key: _with_full_keys(binding) if key in sweep.AXES else binding for key, binding in plans.items()}
+    said = [binding for found in own.values() for binding in found if not isinstance(binding.place.source, Path)]
+    sweep.not_bound_twice(plans, [*last, *said])
+    variants: dict[str, _Variant] = {}
+    points = sweep.points(plans)
+    for method, lines in methods.items():
+        named, settings_with = method if VARIANTS in plans else "", partial(_settings, reader, base, own[method], last)
+        for values in points:
+            _add(variants, _at_point(method, named, lines, values, settings_with), plans)
+    _check_swept_keys_used(plans, variants.values())
     return Request(
         files=tuple(map(str, files)),
         bindings=tuple(bindings),
-        variants=variants,
+        variants={name: variant.lines for name, variant in variants.items()},
         imports=tuple(reader.imports),
         notices=tuple(reader.notices),
         overlays=tuple(reader.overlays),
-        settings={name: resolve([*base, *own[name], *last]) for name in variants},
+        settings={name: variant.settings for name, variant in variants.items()},
+        points={name: variant.point for name, variant in variants.items()}
+        | (sweep.told(plans[sweep.POINTS]) if sweep.POINTS in plans else {}),
+        most_replicas=plans[sweep.MOST_REPLICAS].value if sweep.MOST_REPLICAS in plans else None,
     )
 
 
@@ -105,6 +113,22 @@ class Request:
     notices: tuple[str, ...] = ()  # for the user: the paths chosen, and warnings
     overlays: tuple[Path, ...] = ()  # files that may bind what the run does not use
     settings: dict[str, dict[str, Binding]] = field(default_factory=dict, repr=False)  # variant -> key -> binding
+    points: dict[str, Point] = field(default_factory=dict, repr=False)  # variant -> its place in the sweep
+    most_replicas: int | None = None  # a population has at most
+
+    def only(self, seeds: Mapping[str, Sequence[int]], points: Mapping[str, Point]) -> Request:
+        """What asks for these seeds of these variants, known by these points."""
+        settings = {}
+        for name, own in seeds.items():
+            place = self.settings[name].get("run.seeds", Binding("run.seeds", None, Place(DEFAULT))).place
+            settings[name] = {**self.settings[name], "run.seeds": Binding("run.seeds", list(own), place)}
+        variants = {name: self.variants[name] for name in seeds}
+        return replace(self, variants=variants, settings=settings, points=dict(points), most_replicas=None)
+
+    @property
+    def swept(self) -> bool:
+        """Whether the variants are points of a sweep."""
+        return any(point.values or point.method != name for name, point in self.points.items())
 
     @contextmanager
     def variant(self, name: str) -> Iterator[None]:
@@ -181,11 +205,20 @@ class Request:
         }
         lines = [f"# {title}"]
         lines += [f"#   {line}" for part in (*self.files, *self.bindings) for line in part.splitlines()]
-        lines += ["", *self.imports, *([""] if self.imports else []), *render(shared), "", f"{VARIANTS} = {{"]
+        lines += ["", *self.imports, *([""] if self.imports else []), *render(shared), ""]
+        lines += [*self._sweep_lines(), f"{VARIANTS} = {{"]
         for name, own in values.items():
             differing = render({key: value for key, value in own.items() if key not in shared})
             lines += [f"    {name!r}: [", *(f"        {line!r}," for line in differing), "    ],"]
         return "\n".join([*lines, "}", ""])
+
+    def _sweep_lines(self) -> list[str]:
+        """What a run of the saved text must be told of the sweep that its variants come from."""
+        packed = [f"{sweep.MOST_REPLICAS} = {self.most_replicas}"] if self.most_replicas else []
+        if not self.swept:
+            return packed
+        points = (f"    {name!r}: {point.told()!r}," for name, point in self.points.items())
+        return [*packed, f"{sweep.POINTS} = {{", *points, "}", ""]
 
 
 # Reading -------------------------------------------------------------------------------------------
@@ -295,13 +328,74 @@ def _fault_of(name: Any) -> str:
     return f"be at most {LONGEST_NAME} bytes long, as a folder is named so" if too_long else ""
 
 
-def _check_not_swept(grid: Binding, others: Sequence[Binding]) -> None:
-    """Refuse a key that the grid has twice, and bindings of the command line or of variants of a key that it has."""
-    with at(grid.place):
-        swept = [complete(Binding(key, None, grid.place)).key for key in sweep.checked(grid)]
-        twice = sorted({key for key in swept if swept.count(key) > 1})
-        if twice:
-            raise UserError(f"{GRID} names {', '.join(twice)} twice.")
-    for binding in others:
-        if binding.key in swept:
-            raise binding.place.error(f"{binding.key} is swept by {GRID}: bind {GRID} instead, as in {sweep.FORM}.")
+# Sweeps ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A method at a point: its name, its lines with those of the point, what they amount to."""
+
+    name: str
+    lines: tuple[str, ...]
+    settings: dict[str, Binding]
+    point: Point
+
+
+def _with_full_keys(binding: Binding) -> Binding:
+    """What binds axes, with every key written out in full."""
+    with at(binding.place):
+        axes = [(complete(Binding(key, None, binding.place)).key, axis) for key, axis in sweep.checked(binding).items()]
+        keys = [key for key, _ in axes]
+        for key in keys:
+            require(keys.count(key) == 1, f"{binding.key} names {key} twice.")
+            require("." in key and key not in PLANS, f"{binding.key} names {key}, which can't be swept.")
+    return replace(binding, value=dict(axes))
+
+
+def _settings(
+    reader: _Reader,
+    base: Sequence[Binding],
+    own: Sequence[Binding],
+    last: Sequence[Binding],
+    name: str,
+    lines: Sequence[str],
+) -> dict[str, Binding]:
+    """What the bindings of a method and the lines of a point amount to."""
+    return resolve([*base, *own, *reader.variant(name, lines), *last])
+
+
+def _at_point(
+    method: str,
+    named: str,
+    lines: tuple[str, ...],
+    values: Mapping[str, Any],
+    settings_with: Callable[[str, Sequence[str]], dict[str, Binding]],
+) -> _Variant:
+    """The variant that a method makes at a point of the sweep, without the axes of parts that it does not have."""
+    settings = settings_with(f"{named} {sweep.label(values)}".strip() or method, render(dict(values)))
+    parts = components_in_use(settings)
+    used = {key: value for key, value in values.items() if key.rpartition(".")[0] in parts}
+    point = Point(method, {key: sweep.as_value(settings[key].value) for key in used})
+    name = f"{named} {sweep.label(used)}".strip() or method
+    kept = {key: binding for key, binding in settings.items() if key in used or key not in values}
+    return _Variant(name, (*lines, *render(used)), kept, point)
+
+
+def _add(variants: dict[str, _Variant], found: _Variant, plans: Mapping[str, Binding]) -> None:
+    """Note a variant of the sweep. It may be there already, where a method has not all of the axes."""
+    swept = [key for key in sweep.AXES if key in plans]
+    with at(plans[swept[0]].place if swept else None):
+        if swept:
+            _check_name(found.name, f"{swept[0]} makes a variant")
+        known = variants.setdefault(found.name, found)
+        if repr(known.point) != repr(found.point):
+            raise UserError(f"{swept[0]} makes two variants named {found.name!r}: leave one of the values out.")
+
+
+def _check_swept_keys_used(plans: Mapping[str, Binding], variants: Iterable[_Variant]) -> None:
+    """Refuse an axis that no variant has."""
+    used = {key for variant in variants for key in variant.point.values}
+    for name in sweep.AXES:
+        for key in plans[name].value if name in plans else ():
+            if key not in used:
+                raise plans[name].place.error(f"{name} sweeps {key}, and nothing in this run uses that.")

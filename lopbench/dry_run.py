@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,28 +25,48 @@ TRIED_BYTES = 2**28  # what the replicas take whose steps are timed: others of a
 LONG = 2.0  # seconds: where the first step takes so much, it is not repeated
 
 
-def describe(groups: Sequence[Group], choices: Sequence[Choice]) -> str:
+@dataclass(frozen=True)
+class Measured:
+    """What a population takes: bytes; the part of it whose steps were timed; seconds of an eager step of all of it."""
+
+    taken: StepBytes
+    tried: Population
+    seconds: float
+
+
+def describe(groups: Sequence[Group], choices: Sequence[Choice], processes: int = 1) -> str:
     """Say what each population is, what memory it takes, and how long a few steps of it last, run eagerly.
 
-    Of a population that loops over its replicas, or is large, only a part is made, and what it takes multiplied.
+    Of a population that loops over its replicas, or is large, only a part is made, and what it takes multiplied; of
+    several of equal structure and size the first is measured. `processes`: that train populations at the same time.
     Raises `UserError` for one that does not fit into memory.
     """
     lines = ["Dry run, on generated data of the right shape; nothing is written."]
-    most = seconds = 0.0
+    most, seconds = 0.0, []
+    known: list[tuple[Any, Measured]] = []
     for number, (g, choice) in enumerate(zip(groups, choices, strict=True), 1):
         population = g.population()
-        taken = checked_bytes(population, choice, g.names)
-        most = max(most, taken.of(population.replicas))
-        tried = _tried(population, choice, taken)
-        eager = population.replicas / tried.replicas * _seconds_a_step(tried, g.plan.metrics)
-        seconds += eager * g.plan.steps
+        kind = (g.first.structure(), population.replicas)
+        measured = next((found for other, found in known if other == kind), None) or _measured(g, population, choice)
+        known.append((kind, measured))
+        eager = measured.seconds
+        most = max(most, measured.taken.of(population.replicas))
+        seconds.append(eager * g.plan.steps)
         lines += [f"\nPopulation {number} of {len(groups)}: {', '.join(g.names)}", *_parts(g, population)]
         lines += [
             f"  executor    {choice.executor}, {_steps(choice)} a call ({choice.reason})",
-            *_memory(population, taken),
-            f"  time        {eager * 1e3:.1f} ms a step run eagerly{_on(tried, population)}",
+            *_memory(population, measured.taken),
+            f"  time        {eager * 1e3:.1f} ms a step run eagerly{_on(measured.tried, population)}",
         ]
-    return "\n".join([*lines, *_altogether(population.device, len(groups), most, seconds)])
+    beside = min(processes, len(groups))
+    longest = max(sum(seconds) / beside, *seconds) if seconds else 0.0
+    return "\n".join([*lines, *_altogether(groups[0].population().device, len(groups), most, longest, beside)])
+
+
+def _measured(g: Group, population: Population, choice: Choice) -> Measured:
+    taken = checked_bytes(population, choice, g.names)
+    tried = _tried(population, choice, taken)
+    return Measured(taken, tried, population.replicas / tried.replicas * _seconds_a_step(tried, g.plan.metrics))
 
 
 def _parts(g: Group, population: Population) -> list[str]:
@@ -73,13 +95,15 @@ def _memory(population: Population, taken: StepBytes) -> list[str]:
     ]
 
 
-def _altogether(device: torch.device, populations: int, most: float, seconds: float) -> list[str]:
-    one_by_one = ", as they train one after another" if populations > 1 else ""
+def _altogether(device: torch.device, populations: int, most: float, seconds: float, beside: int) -> list[str]:
+    order, many = ", as they train one after another" if populations > 1 else "", ""
+    if beside > 1:
+        order, many = f" in each of {beside} processes", f" in {beside} processes"
     return [
         "\nAltogether",
-        f"  memory      at most {readable(most)} at once{one_by_one}",
+        f"  memory      at most {readable(most)} at once{order}",
         f"              {room(device)}",
-        f"  time        at most about {_duration(seconds)} if run eagerly; compiled steps take from a half (large",
+        f"  time        at most about {_duration(seconds)}{many} if run eagerly; compiled steps take from a half (large",
         "              networks) to a fortieth (tiny ones) of that, after some seconds of compiling",
     ]
 

@@ -26,7 +26,7 @@ import torch
 
 from lopbench import config, dry_run, files, lock, resume, signals, warm_up
 from lopbench.analysis.figures import standard_figures
-from lopbench.choosing import Choice, choose
+from lopbench.choosing import Choice
 from lopbench.errors import require
 from lopbench.keyed_random import LAYOUT_VERSION
 from lopbench.loggers.console import summary
@@ -108,16 +108,6 @@ def build(request: config.Request, surroundings: Surroundings) -> tuple[dict[str
     return variants, operative
 
 
-def choose_all(groups: list[Group]) -> list[Choice]:
-    """The executor of each population."""
-    return [_choose(g) for g in groups]
-
-
-def _choose(g: Group) -> Choice:
-    asked = g.first
-    return choose(g.population(), g.plan.steps, asked.executor, asked.block_steps, asked.replicas_together)
-
-
 def execute(request: config.Request, setting: Setting) -> int:
     """Run all of it, or what is left of it, or show its plan; the exit status.
 
@@ -127,12 +117,17 @@ def execute(request: config.Request, setting: Setting) -> int:
     load = Loader(setting.data_dir, device)
     with naming_shortage_while("the run is built", device):
         variants, operative = build(request, Surroundings(device, imitation(device) if setting.dry_run else load))
-        groups = group(variants)
-        chosen = choose_all(groups)
+        groups = group(variants, request.points, request.most_replicas)
+        chosen = [g.choice() for g in groups]
         if setting.dry_run:
             print(dry_run.describe(groups, chosen))
             return 0
     workdir, asked = files.workdir_at(setting.workdir), request.asked_text()
+    require(
+        not (workdir / "study.json").exists(),
+        f"{workdir} holds a study, whose populations are runs: python -m launch.local goes on with it. "
+        "Choose another --workdir for a single run.",
+    )
     with lock.hold(files.make_folder(workdir)) as held:
         files.remove_leftovers(workdir)
         past = None if setting.overwrite else resume.past(workdir, asked)
@@ -154,6 +149,8 @@ def execute(request: config.Request, setting: Setting) -> int:
             keyed_random_layout=LAYOUT_VERSION,
             executors={", ".join(g.names): vars(c) for g, c in zip(groups, choices, strict=True)},
             data=data,
+            steps={", ".join(g.names): g.plan.steps for g in groups},
+            points={name: point.told() for name, point in request.points.items()} if request.swept else None,
         )
         with manifest.finishing():
             with signals.listening() as stop:

@@ -12,7 +12,7 @@ from typing import Any
 
 import gin
 
-from lopbench import registry
+from lopbench import registry, sweep
 from lopbench.errors import UserError
 from lopbench.gin_text import Binding, Macro, Reference, at, is_text, map_value
 from lopbench.registry import KINDS, nearest, parts
@@ -20,8 +20,8 @@ from lopbench.registry import KINDS, nearest, parts
 #: what gin calls the root; `run` in a gin file
 ROOT = "lopbench.run"
 #: what config.py reads itself; `run` never sees them
-VARIANTS, GRID = "run.variants", "sweep.grid"
-PLANS = (VARIANTS, GRID)
+VARIANTS = "run.variants"
+PLANS = (VARIANTS, *sweep.KEYS)
 #: one more than the largest integer, as numpy and torch keep them
 INTEGERS = 2**63
 
@@ -104,7 +104,9 @@ def complete(binding: Binding) -> Binding:
     with at(binding.place):
         value = map_value(_complete_leaf, binding.value)
         name, dot, parameter = binding.key.rpartition(".")
-        if not dot or binding.key == GRID:
+        if name == "sweep" and binding.key not in PLANS:
+            raise UserError(f"There is no {binding.key}.{nearest(binding.key, sweep.KEYS)}")
+        if not dot or name == "sweep":
             return replace(binding, value=value)
         component = _full_name(name)
         key = f"{component}.{parameter}"

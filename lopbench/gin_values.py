@@ -31,6 +31,18 @@ def resolve(bindings: Iterable[Binding]) -> dict[str, Binding]:
     return _with_default_parts(settings)
 
 
+def components_in_use(settings: Mapping[str, Binding]) -> set[str]:
+    """`run`, and every part that it leads to, of what `resolve` gave."""
+    seen, ahead = {"run"}, ["run"]
+    while ahead:
+        component = ahead.pop()
+        keys = (f"{component}.{name}" for name in parameters(component))
+        found = {name for key in keys if key in settings for name in names_in(settings[key].value, Reference)} - seen
+        ahead += found
+        seen |= found
+    return seen
+
+
 def _expand(value: Any, macros: Mapping[str, Any], within: tuple[str, ...], known: dict[str, Any]) -> Any:
     """`value` with macros replaced by their values; `within` are the key and the macros that led here.
 

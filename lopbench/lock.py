@@ -68,6 +68,19 @@ def hold(folder: str | Path, heartbeat: float = HEARTBEAT, stale: float = STALE)
                 held._remove_ours(held._path)
 
 
+def holder(folder: str | Path) -> Owner | None:
+    """Who holds a folder, as far as can be told without touching it; None: nobody, or a process that is gone.
+
+    Of a process that can't be seen from here the heartbeat tells, by this host's clock.
+    """
+    found = _read(Path(folder) / "lock.json")
+    if found is None or found.owner is None:
+        return None
+    lives = _lives(found.owner)
+    fresh = time.time() - found.beat < STALE
+    return found.owner if (fresh if lives is None else lives) else None
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who holds a lock. `started`: seconds, of the boot on Linux; `token`: random, one for each time it is held."""

@@ -5,8 +5,8 @@
 
 A gin file says what is run; flags say where and how. --list shows everything that gin can bind;
 without --gin_file you are told which gin files come with lopbench. The same command again goes on with a run that was
-stopped or killed. Exit status: 0 finished, 1 something was wrong, 75 stopped by SIGTERM or SIGUSR1 (start it again),
-130 stopped by Ctrl-C.
+stopped or killed. Exit status: 0 finished, 1 something was wrong, 75 stopped by SIGTERM, SIGUSR1 or
+SIGUSR2 (start it again), 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,20 +17,11 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from lopbench.errors import answering, require
+from lopbench.flags import BINDINGS, DATA_DIR, DEVICE, DRY_RUN, FILES, SEARCH_PATHS, WORKDIR, parse
 
-FILES = flags.DEFINE_multi_string(
-    "gin_file", [], "A gin file: a path, or the name of one of yours or of a shipped one."
-)
-BINDINGS = flags.DEFINE_multi_string("gin_bindings", [], "A line of gin, such as 'run.seeds = 5'; wins over the files.")
-SEARCH_PATHS = flags.DEFINE_multi_string("gin_search_path", [], "A folder with gin files, or modules that they import.")
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where results go, and a run goes on. Without it: runs/NAME, for --gin_file=NAME.gin."
-)
-DATA_DIR = flags.DEFINE_string("data_dir", None, "The folder that holds the data sets.")
-DEVICE = flags.DEFINE_string("device", "auto", "auto (a GPU if there is one), cpu, cuda, or cuda:N.")
+flags.adopt_module_key_flags(sys.modules["lopbench.flags"])  # for --help
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Delete what an earlier run left in the workdir; start afresh.")
 LIST = flags.DEFINE_boolean("list", False, "Show every part by kind, with its parameters, and stop.")
-DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Build it, run a few steps on generated data, show the plan, stop.")
 
 
 @answering
@@ -57,15 +48,6 @@ def main(argv: Sequence[str]) -> int:
         command=tuple(sys.argv),
     )
     return experiment.execute(request, setting)
-
-
-def parse(argv: Sequence[str]) -> list[str]:
-    """Parse the flags; a mistake in them is one line on stderr, and exit status 1."""
-    try:
-        return list(flags.FLAGS(list(argv)))
-    except (flags.Error, ValueError, OSError, RecursionError) as error:  # absl raises the others, too
-        print(f"{' '.join(str(error).split())[:500]} --help shows the flags.", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

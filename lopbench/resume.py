@@ -161,16 +161,20 @@ def _require_same(workdir: Path, asked: str) -> None:
         there = (workdir / "config.gin").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{workdir} holds results, but not what was asked for (config.gin). {START_AFRESH}") from None
+    difference = first_difference(there, asked)
+    require(not difference, f"{workdir} holds the results of another run. {difference}\n{START_AFRESH}")
+
+
+def first_difference(there: str, asked: str) -> str:
+    """Where two gin files first differ in what changes numbers; "" if they don't."""
     old, new = _that_counts(there), _that_counts(asked)
     for kind, i, i_end, j, j_end in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind != "equal":
             theirs, ours = (
                 lines[0].strip().rstrip(",") if lines else "(nothing)" for lines in (old[i:i_end], new[j:j_end])
             )
-            raise UserError(
-                f"{workdir} holds the results of another run. The first difference:\n"
-                f"    there:  {theirs}\n    asked:  {ours}\n{START_AFRESH}"
-            )
+            return f"The first difference:\n    there:  {theirs}\n    asked:  {ours}"
+    return ""
 
 
 def _newest_first(workdir: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -28,7 +29,7 @@ SHORTAGES = (
 )
 
 
-FEWER = "bind fewer run.seeds or fewer values in sweep.grid, or split them into several runs"
+FEWER = "bind sweep.most_replicas, which makes several populations, or fewer run.seeds or values of a sweep"
 SMALLER = "bind a smaller network or a smaller batch"
 
 
@@ -64,6 +65,30 @@ def fits(population: Population, taken: StepBytes) -> int:
     """How many replicas of a population are sure to fit; `taken` is told from one or two, which did."""
     free = USABLE * free_bytes(population.device)
     return max(min(2, population.replicas), taken.fits(free + data_bytes(population.stream.data)))
+
+
+def share_bytes(device: torch.device, threads: int | None) -> float:
+    """Bytes that a process may fill if others like it work beside it: a whole GPU, or its cores' share of the memory.
+
+    Told from the size of the memory and not from what is free, so that it is the same each time.
+    """
+    if device.type == "cuda":
+        return USABLE * torch.cuda.get_device_properties(device).total_memory
+    cores = os.cpu_count() or 1
+    return USABLE * psutil.virtual_memory().total * min(threads or cores, cores) / cores
+
+
+def most_in(limit: float, population: Population, choice: Choice) -> int:
+    """How many replicas of a population's kind train within `limit` bytes, the data set left out; at least one.
+
+    Measured only where a guess comes near to the limit.
+    """
+    if guessed_bytes(population, choice) <= limit / 2:
+        return population.replicas
+    few = _few(population.replicas)
+    with _answered(lambda: f"Not even {few} can take a step: {room(population.device)}. To fit, {SMALLER}."):
+        taken = step_bytes(population, choice)
+    return max(1, min(population.replicas, taken.fits(limit + data_bytes(population.stream.data))))
 
 
 # Running out -----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Signals while a run trains: the first one asks it to stop where it can go on from, a second Ctrl-C ends it at once.
 
-    SIGTERM, SIGUSR1    what schedulers send before they take a machine back: status REQUEUE, "start me again"
-    SIGINT              Ctrl-C: status 130, as shells have it
+    SIGTERM, SIGUSR1, SIGUSR2    what schedulers send before they take a machine back: status REQUEUE, "start me again"
+    SIGINT                       Ctrl-C: status 130, as shells have it
 
 Nothing is raised from within a handler: the loop asks between two calls of the executor, so that a file that is being
 written, or a step that is being made, is never torn.
@@ -21,7 +21,7 @@ REQUEUE = 75
 #: the exit status after each signal that stops a run
 STATUS = {
     getattr(signal, name): status
-    for name, status in (("SIGTERM", REQUEUE), ("SIGUSR1", REQUEUE), ("SIGINT", 130))
+    for name, status in (("SIGTERM", REQUEUE), ("SIGUSR1", REQUEUE), ("SIGUSR2", REQUEUE), ("SIGINT", 130))
     if hasattr(signal, name)
 }
 

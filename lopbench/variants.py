@@ -7,8 +7,9 @@ by side in one population; what differs in structure makes another, trained afte
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from lopbench.checks import is_integer, is_number
-from lopbench.choosing import EXECUTORS
+from lopbench.choosing import EXECUTORS, Choice, choose
 from lopbench.errors import require
 from lopbench.keeping import Rule
 from lopbench.loggers.records import Replica
@@ -30,6 +31,7 @@ from lopbench.probing import require_probe, splits_of
 from lopbench.protocols import Dataset, Metric, Optimizer, PerReplica, Schedule, Source, Strategy, Stream
 from lopbench.registry import kind_of, per_replica_fields
 from lopbench.strategies.baseline import Baseline
+from lopbench.sweep import Point, Value
 from lopbench.training import Plan
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -69,6 +71,11 @@ class Variant:
     deterministic: bool
     on_nonfinite: str
     checkpoints: Rule
+
+    def only(self, places: Sequence[int]) -> Variant:
+        """This variant with those of its seeds that stand at these places."""
+        stream = dataclasses.replace(self.stream, seeds=self.stream.seeds[list(places)])  # type: ignore[type-var]
+        return dataclasses.replace(self, seeds=tuple(self.seeds[place] for place in places), stream=stream)
 
     def structure(self) -> tuple[Any, ...]:
         """What must be equal for two variants to share a population."""
@@ -318,30 +325,76 @@ class Group:
     def population(self) -> Population:
         return populate(self.variants)
 
+    def choice(self) -> Choice:
+        """The executor that the variants ask for, or that is chosen."""
+        asked = self.first
+        return choose(self.population(), self.plan.steps, asked.executor, asked.block_steps, asked.replicas_together)
 
-def group(variants: dict[str, Variant]) -> list[Group]:
-    """Variants of equal structure together, in order of their first; replicas are numbered over all."""
-    together: dict[int, list[str]] = {}
+
+def group(
+    variants: Mapping[str, Variant], points: Mapping[str, Point] | None = None, most_replicas: int | None = None
+) -> list[Group]:
+    """Variants of equal structure together, in order of their first; replicas are numbered over all.
+
+    points: where each variant lies in a sweep: values that its replicas are known by. most_replicas: those that are
+    more make several populations, of as equal sizes as can be.
+    """
+    known_by = hypers(variants, points or {})
+    index = 0
+    groups = []
+    for names in together(variants).values():
+        count = sum(len(variants[name].seeds) for name in names)
+        for pieces in split({name: len(variants[name].seeds) for name in names}, -(-count // (most_replicas or count))):
+            parts = {name: variants[name].only(range(first, last)) for name, first, last in pieces}
+            seeds = [(name, seed) for name, part in parts.items() for seed in part.seeds]
+            replicas = tuple(Replica(index + k, name, seed, known_by[name]) for k, (name, seed) in enumerate(seeds))
+            index += len(replicas)
+            groups.append(Group(tuple(parts.values()), replicas))
+    return groups
+
+
+def together(variants: Mapping[str, Variant]) -> dict[int, list[str]]:
+    """The names of the variants of each structure, which could share a population."""
+    found: dict[int, list[str]] = {}
     structures: list[tuple[Any, ...]] = []
     for name, variant in variants.items():
         structure = variant.structure()
         if structure not in structures:
             structures.append(structure)
-        together.setdefault(structures.index(structure), []).append(name)
+        found.setdefault(structures.index(structure), []).append(name)
+    return found
+
+
+def split(counts: Mapping[str, int], parts: int) -> list[list[tuple[str, int, int]]]:
+    """Cut the replicas of several variants, one variant after another, into so many parts of as equal sizes as can be.
+
+    counts: replicas of each variant. A part is `[(variant, first, last), ...]`, the places from `first` up to `last`.
+    """
+    total = sum(counts.values())
+    cuts = [total * part // parts for part in range(parts + 1)]
+    found = []
+    for low, high in itertools.pairwise(cuts):
+        pieces, start = [], 0
+        for name, count in counts.items():
+            first, last = max(low - start, 0), min(high - start, count)
+            pieces += [(name, first, last)] if first < last else []
+            start += count
+        found.append(pieces)
+    return found
+
+
+def hypers(variants: Mapping[str, Variant], points: Mapping[str, Point]) -> dict[str, dict[str, Value]]:
+    """What a variant's replicas are known by: the values of its point, and the numbers that vary within the run."""
     numbers = {name: variant.numbers() for name, variant in variants.items()}
+    swept = list(dict.fromkeys(key for point in points.values() for key in point.values))
     varying = [
         key
         for key in dict.fromkeys(key for values in numbers.values() for key in values)
-        if len({values[key] for values in numbers.values() if key in values}) > 1
+        if key not in swept and len({values[key] for values in numbers.values() if key in values}) > 1
     ]
-    index = 0
-    groups = []
-    for names in together.values():
-        replicas = []
-        for name in names:
-            hyper = {key: numbers[name][key] for key in varying if key in numbers[name]}
-            for seed in variants[name].seeds:
-                replicas.append(Replica(index, name, seed, hyper))
-                index += 1
-        groups.append(Group(tuple(variants[name] for name in names), tuple(replicas)))
-    return groups
+    found: dict[str, dict[str, Value]] = {}
+    for name in variants:
+        values = points[name].values if name in points else {}
+        found[name] = {key: values[key] for key in swept if key in values}
+        found[name] |= {key: numbers[name][key] for key in varying if key in numbers[name]}
+    return found

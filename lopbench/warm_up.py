@@ -80,12 +80,15 @@ def _end_with(run: int) -> None:
 
 def main(run: str, config_file: str, device: str, first: str, data_dir: str | None = None) -> None:
     threading.Thread(target=_end_with, args=(int(run),), daemon=True).start()
-    from lopbench.experiment import Loader, build, choose_all
+    from lopbench.experiment import Loader, build
     from lopbench.variants import Surroundings, group
 
     where = torch.device(device)
-    groups = group(build(config.read([config_file]), Surroundings(where, Loader(data_dir, where)))[0])
-    for g, choice in list(zip(groups, choose_all(groups), strict=True))[int(first) + 1 :]:
+    request = config.read([config_file])
+    variants, _ = build(request, Surroundings(where, Loader(data_dir, where)))
+    groups = group(variants, request.points, request.most_replicas)
+    for g in groups[int(first) + 1 :]:
+        choice = g.choice()
         if choice.executor.endswith("compiled"):
             warm(g, choice)
 

@@ -196,6 +196,7 @@ FILES = {
 NAMES = ["a", "a b", "1", "_a", "", " ", "/", "..", "a/b", "a\\b", "x" * 200, "x" * 201, "漢" * 70, "a\nb", "\0", "é"]
 NAMES += ["👍", "a=1, b='c'", "a:b*?<>|", "\ud800", "\u202ea", "run.seeds", "%s"]
 ODD_KEYS = ["M", "N", "a/run.seeds", "run.sedes", "SGD.momentum", "sweep.grid", "run.variants", "gin.REQUIRED"]
+ODD_KEYS += ["sweep.samples", "sweep.random", "sweep.points", "sweep.most_replicas", "sweep.gird"]
 
 names = st.one_of(st.sampled_from(NAMES), st.text(max_size=8))
 keys = st.one_of(st.sampled_from(KEYS), st.sampled_from(ODD_KEYS))
@@ -219,6 +220,7 @@ statements = st.one_of(
     variants.map("run.variants = {!r}".format),
     st.lists(axes, max_size=2).map(lambda axes: f"sweep.grid = {{{', '.join(axes)}}}"),
     odd_grids.map("sweep.grid = {!r}".format),
+    st.builds("sweep.{} = {!r}\nsweep.samples = 2".format, st.sampled_from(["random", "sobol"]), odd_grids),
 )
 
 

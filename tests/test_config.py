@@ -864,7 +864,7 @@ def test_what_a_grid_amounted_to_is_saved_as_variants(write: Write, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sweep.grid = {'Ramp.steps': [1, 1.0]}", "sweep.grid makes two variants named 'steps=1'"),
+        ("sweep.grid = {'Descent.learning_rate': [1, 1.0]}", "two variants named 'learning_rate=1'"),
         ("sweep.grid = {'run.seeds': [None, 'None']}", "sweep.grid makes two variants named 'seeds=None'"),
         (
             "sweep.grid = {'Descent.learning_rate': [1], 'optimizers.Descent.learning_rate': [2]}",

@@ -13,7 +13,7 @@ import torch
 from lopbench import config, dry_run
 from lopbench.choosing import Choice
 from lopbench.errors import UserError
-from lopbench.experiment import build, choose_all, imitation
+from lopbench.experiment import build, imitation
 from lopbench.memory import LiveBytes
 from lopbench.training import train
 from lopbench.variants import Group, Surroundings, group
@@ -47,7 +47,7 @@ def planned(folder: Path, *bindings: str) -> tuple[list[Group], list[Choice]]:
     (folder / "mine.gin").write_text(BASE)
     request = config.read([str(folder / "mine.gin")], bindings)
     groups = group(build(request, Surroundings(CPU, imitation(CPU)))[0])
-    return groups, choose_all(groups)
+    return groups, [g.choice() for g in groups]
 
 
 def stated(plan: str, row: str) -> str:
@@ -112,5 +112,5 @@ def test_a_plan_says_how_many_replicas_there_is_room_for(tmp_path: Path) -> None
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     groups, choices = planned(tmp_path, "run.seeds = 50_000", "architectures.MLP.width = 1000")
-    with pytest.raises(UserError, match=r"^50,000 replicas of mine take .* would fit: bind fewer run\.seeds"):
+    with pytest.raises(UserError, match=r"^50,000 replicas of mine take .* would fit: bind sweep\.most_replicas"):
         dry_run.describe(groups, choices)

@@ -51,7 +51,7 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_flags_are_these() -> None:
-    defined = flags.FLAGS.flags_by_module_dict()["lopbench.main"]
+    defined = flags.FLAGS.get_key_flags_for_module("lopbench.main")
     assert {flag.name: flag.default for flag in defined} == {
         "gin_file": [],
         "gin_bindings": [],

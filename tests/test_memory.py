@@ -142,7 +142,7 @@ def test_what_no_machine_holds_is_refused_before_it_is_made(together: int) -> No
     hyper = map_tree(lambda values: np.full(replicas, values[0]), one.hyper)
     many = replace(one, stream=TinyStream(seeds, inputs=200, classes=10, batch_size=16), seeds=seeds, hyper=hyper)
     message = r"^1,000,000 replicas of a, b take \d\.\d+ TiB, \d\.\d+ MiB a replica, but .* free for this process\. "
-    refused = pytest.raises(UserError, match=message + r"[\d,]+ replicas would fit: bind fewer run\.seeds")
+    refused = pytest.raises(UserError, match=message + r"[\d,]+ replicas would fit: bind sweep\.most_replicas")
     with LiveBytes() as live, refused:
         require_room(many, choice(together=together), ["a", "b"])
     assert live.peak <= step_bytes(wide(2), choice(together=together)).of(2)
@@ -249,7 +249,7 @@ def test_as_many_replicas_fit_as_the_message_says() -> None:
         assert abs(int(re.findall(r"(\d+) replicas would fit", refused)[0]) - fits) <= 0.2 * fits
         assert re.match(
             rf"Out of memory with 100 replicas of fast, slow: {room}, and a step takes .* MiB, .* MiB a replica\. "
-            rf"{fits} replicas would fit: bind fewer run\.seeds or fewer values in sweep\.grid, or split them",
+            rf"{fits} replicas would fit: bind sweep\.most_replicas, which makes several populations",
             many,
         )
         assert enough == ["", ""]

@@ -53,7 +53,8 @@ def remeasure(
     where = resolve_device(device)
     request = config.read([str(config_file.absolute())], bindings, search_paths)
     asked = digest(config_file.read_text(encoding="utf-8"))
-    groups = group(build(request, Surroundings(where, Loader(data_dir, where)))[0])
+    variants, _ = build(request, Surroundings(where, Loader(data_dir, where)))
+    groups = group(variants, request.points, request.most_replicas)
     require(any(g.plan.metrics for g in groups), "run.metrics is empty: bind it to what shall be measured.")
     for number, paths in saved.items():
         require(number < len(groups), f"{paths[0].parent} is no population of the config, which makes {len(groups)}.")

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lopbench import files
 from lopbench.errors import UserError, require
 from lopbench.loggers.records import Point
@@ -64,12 +62,14 @@ def _read(path: Path) -> pa.Table:
 
 def points(rows: pd.DataFrame) -> dict[Point, list[int]]:
     """The replicas of each variant and point, ascending; a variant has the hyperparameters that it has a value of."""
+    import pandas as pd
+
     names = rows.columns[len(COLUMNS) :]
     replicas = rows[["replica", "variant", *names]].drop_duplicates("replica").sort_values("replica")
     found: dict[Point, list[int]] = {}
     for variant, mine in replicas.groupby("variant", sort=False, observed=True):
         own = [name for name in names if mine[name].notna().any()]
         for index, *values in mine[["replica", *own]].itertuples(index=False, name=None):
-            hyper = tuple((name, None if np.isnan(value) else value) for name, value in zip(own, values, strict=True))
+            hyper = tuple((name, None if pd.isna(value) else value) for name, value in zip(own, values, strict=True))
             found.setdefault((str(variant), hyper), []).append(index)
     return found

@@ -8,19 +8,21 @@ from typing import Protocol
 
 import numpy as np
 
+Value = float | int | str | bool | None
+
 
 @dataclass(frozen=True)
 class Replica:
     """One learner of the run.
 
-    `index` counts over all populations of the run. `hyper` holds the hyperparameters that vary within the
-    run and that this replica's variant has, keyed "optimizers.SGD.learning_rate"; None: switched off.
+    `index` counts over all populations of the run. `hyper` holds what this replica's variant has of the swept values,
+    and of the hyperparameters that vary within the run, keyed "optimizers.SGD.learning_rate"; None: switched off.
     """
 
     index: int
     variant: str
     seed: int
-    hyper: dict[str, float | None] = field(default_factory=dict)
+    hyper: dict[str, Value] = field(default_factory=dict)
 
     @property
     def point(self) -> Point:
@@ -28,7 +30,7 @@ class Replica:
         return self.variant, tuple(self.hyper.items())
 
 
-Point = tuple[str, tuple[tuple[str, float | None], ...]]  # a variant, and the values of what varies
+Point = tuple[str, tuple[tuple[str, Value], ...]]  # a variant, and the values of what varies
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,13 @@ def by_point(replicas: Sequence[Replica]) -> dict[Point, list[int]]:
 
 
 def varying(replicas: Sequence[Replica]) -> tuple[str, ...]:
-    """The keys of every hyperparameter that varies in the run, in order of first appearance."""
+    """The keys of everything that is swept or varies in the run, in order of first appearance."""
     return tuple(dict.fromkeys(name for replica in replicas for name in replica.hyper))
 
 
 def distinguishing(points: Iterable[Point]) -> dict[str, tuple[str, ...]]:
     """For each variant the hyperparameters in which its points differ; between variants the name tells enough."""
-    found: dict[str, dict[str, set[float | None]]] = {}
+    found: dict[str, dict[str, set[Value]]] = {}
     for variant, values in points:
         own = found.setdefault(variant, {})
         for name, value in values:
@@ -89,10 +91,17 @@ def describe(point: Point, distinguishing: Mapping[str, Sequence[str]], between:
     return between.join(f"{short[name]}={_number(value)}" for name, value in point[1] if name in short)
 
 
-def _number(value: float | None) -> str:
-    """The shortest usual form that reads back as the same number."""
+def holds_numbers(values: Iterable[Value]) -> bool:
+    """Whether a column of these values is one of numbers; else it is one of texts."""
+    return all(value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)) for value in values)
+
+
+def _number(value: Value) -> str:
+    """The shortest usual form that reads back as the same value."""
     if value is None:
         return "off"
+    if isinstance(value, (bool, str)):
+        return str(value)
     return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
 
 

@@ -3,9 +3,10 @@
     metrics/part-000000.parquet, part-000001.parquet, ...
 
 One row is one value of one replica. Columns: variant (dictionary of strings), replica, seed, step, task
-(int64), tag (string), value (float64, NaN and infinities as they are), then one float64 column for each
-hyperparameter that varies in the run, null where it is switched off or where a variant lacks it. The schema
-is known when the run starts, so all parts share it and `pandas.read_parquet("metrics")` reads one table.
+(int64), tag (string), value (float64, NaN and infinities as they are), then one column for everything that is swept
+or varies in the run, float64, or string if some of its values are no numbers; null where it is switched off or where a
+variant lacks it. The schema is known when the run starts, so all parts share it and `pandas.read_parquet("metrics")`
+reads one table.
 
 Row number n lies in part n // PART_ROWS. All parts but the last are full and never touched again; the last one
 is rewritten whole, aside and renamed, each time rows are flushed. So a run that is killed leaves readable
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 
 from lopbench import files
 from lopbench.errors import UserError, require
-from lopbench.loggers.records import Record, Replica, varying
+from lopbench.loggers.records import Record, Replica, Value, holds_numbers, varying
 
 PART_ROWS = 1 << 20
 DIGEST = b"rows_sha256"  #: in a part's metadata: what `rows_digest` gives of its rows
@@ -140,7 +141,9 @@ class Table:
             pa.array(np.concatenate([np.asarray(record.values, np.float64) for record in records])),
         ]
         for name in self.schema.names[len(columns) :]:
-            columns.append(of_replica([replica.hyper.get(name) for replica in replicas], pa.float64()))
+            type_, values = self.schema.field(name).type, [replica.hyper.get(name) for replica in replicas]
+            texts = [None if value is None else str(value) for value in values]
+            columns.append(of_replica(texts if pa.types.is_string(type_) else values, type_))
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
     def _keep(self, rows: int, digest: str | None) -> pa.Table:
@@ -202,6 +205,10 @@ def rows_digest(rows: pa.Table) -> str:
 def schema(replicas: Sequence[Replica]) -> pa.Schema:
     """The one schema of a run (see this file's head)."""
     integers = [(name, pa.int64()) for name in ("replica", "seed", "step", "task")]
-    hypers = [(name, pa.float64()) for name in varying(replicas)]
+    hypers = [(name, _type_of([replica.hyper.get(name) for replica in replicas])) for name in varying(replicas)]
     variant = ("variant", pa.dictionary(pa.int32(), pa.string()))
     return pa.schema([variant, *integers, ("tag", pa.string()), ("value", pa.float64()), *hypers])
+
+
+def _type_of(values: Sequence[Value]) -> pa.DataType:
+    return pa.float64() if holds_numbers(values) else pa.string()

@@ -466,7 +466,7 @@ def test_what_no_memory_holds_is_refused_before_it_is_made_and_the_old_results_s
     for how in (["--overwrite", "--workdir=out"], ["--dry_run"]):
         done = lopbench_main(tmp_path, "--gin_file=mine.gin", *much, many, *how)
         assert done.status == 1
-        message = r"20,000 replicas of mine take .* TiB, .* a replica, but .* are free .*: bind fewer run\.seeds"
+        message = r"20,000 replicas of mine take .* TiB, .* a replica, but .* are free .*: bind sweep\.most_replicas"
         assert re.search(message, done.err), done.err
     assert_same_numbers(table(tmp_path / "out"), rows)
 
