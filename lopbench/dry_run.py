@@ -103,8 +103,8 @@ def _altogether(device: torch.device, populations: int, most: float, seconds: fl
         "\nAltogether",
         f"  memory      at most {readable(most)} at once{order}",
         f"              {room(device)}",
-        f"  time        at most about {_duration(seconds)}{many} if run eagerly; compiled steps take from a half (large",
-        "              networks) to a fortieth (tiny ones) of that, after some seconds of compiling",
+        f"  time        at most about {_duration(seconds)}{many} if run eagerly; compiled steps take from a half",
+        "              (large networks) to a fortieth (tiny ones) of that, after some seconds of compiling",
     ]
 
 

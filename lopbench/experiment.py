@@ -149,7 +149,7 @@ def execute(request: config.Request, setting: Setting) -> int:
             keyed_random_layout=LAYOUT_VERSION,
             executors={", ".join(g.names): vars(c) for g, c in zip(groups, choices, strict=True)},
             data=data,
-            steps={", ".join(g.names): g.plan.steps for g in groups},
+            populations=[{"variants": g.names, "replicas": len(g.replicas), "steps": g.plan.steps} for g in groups],
             points={name: point.told() for name, point in request.points.items()} if request.swept else None,
         )
         with manifest.finishing():

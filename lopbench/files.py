@@ -37,6 +37,12 @@ RESULTS = (
     "figures/plasticity*.png",
     "figures/test_accuracy.png",
     "figures/.*.png.tmp",
+    "report/index.html",
+    "report/figures/*.p[nd][gf]",
+    "report/tables/*.csv",
+    "report/tables/*.tex",
+    "report/tensorboard/events.out.tfevents.*",
+    "report/*.tmp",
     ".lock.json.*",
     "operative_config.gin",
     "config.gin",
@@ -44,7 +50,7 @@ RESULTS = (
 )
 #: of these, what a folder holds of a run, however that ended
 NUMBERS = ("run.json", "checkpoints/*.safetensors", "metrics/part-*.parquet", "tensorboard/*/events.out.tfevents.*")
-FOLDERS = ("metrics", "tensorboard", "checkpoints", "remeasured", "figures")
+FOLDERS = ("metrics", "tensorboard", "checkpoints", "remeasured", "figures", "report")
 
 #: by name, since no system has all of them
 _REASONS = {

@@ -1,122 +1,26 @@
 """Studies: the populations of a gin file as runs of their own, on any number of processes and machines.
 
-    WORKDIR/study.json             the ledger: every population, and who is in it
-    WORKDIR/populations/000/       a run (see experiment.py) of population.gin, which lies there, too
-    WORKDIR/populations/001/ ...
-
 `plan` packs the points (a variant's settings and a seed) that a gin file asks for into populations, and notes them in
-the ledger before anything is trained: so which replicas train side by side, and with that every bit, does not depend on
-how many processes work on them. A point that the ledger has is never planned again. A study grows by being planned anew
-from a gin file that asks for more; what is there must be a part of what is asked for.
-
-study.json is
-
-    {"format": "lopbench study", "layout": 1, "name": ..., "files": [...], "bindings": [...], "threads": 1,
-     "populations": [{"folder": "populations/000", "steps": updates of each replica,
-                      "replicas": [{"variant", "method", "seed", "point": digest, "values": {key: value}}, ...]}]}
-
-with a population's replicas in the order of its table's column `replica`.
+the ledger (ledger.py) before anything is trained: so which replicas train side by side, and with that every bit, does
+not depend on how many processes work on them. A point that the ledger has is never planned again. A study grows by
+being planned anew from a gin file that asks for more; what is there must be a part of what is asked for.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lopbench import files, lock
+from lopbench import files, ledger, lock
 from lopbench.config import Request
 from lopbench.errors import UserError, require
 from lopbench.gin_text import render
-from lopbench.loggers.records import Value
+from lopbench.ledger import POPULATION, Ledger, Member, Planned
 from lopbench.resume import FREE, first_difference
 from lopbench.shortage import most_in
 from lopbench.sweep import Point
 from lopbench.variants import Group, Variant, group, hypers, together
-
-FORMAT, LAYOUT = "lopbench study", 1
-LEDGER, POPULATION = "study.json", "population.gin"
-
-
-@dataclass(frozen=True)
-class Member:
-    """A replica of a study. `point`: digest of its variant's settings and its seed; `values`: see sweep.Point."""
-
-    variant: str
-    method: str
-    seed: int
-    point: str
-    values: dict[str, Value]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A population of a study: its folder in the workdir, the updates of each replica, and the replicas in order."""
-
-    folder: str
-    steps: int
-    replicas: tuple[Member, ...]
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(member.variant for member in self.replicas))
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """What a study consists of. `threads`: of each process that trains a population; None: as many as it likes."""
-
-    name: str
-    files: tuple[str, ...]
-    bindings: tuple[str, ...]
-    threads: int | None
-    populations: tuple[Planned, ...]
-
-    @property
-    def points(self) -> set[str]:
-        return {member.point for population in self.populations for member in population.replicas}
-
-
-# The ledger ----------------------------------------------------------------------------------------
-
-
-def read(workdir: str | Path) -> Ledger:
-    """The ledger of a study; `UserError` if there is none, or one that can't be understood."""
-    path = Path(workdir) / LEDGER
-    require(path.is_file(), f"There is no study in {workdir}: it holds no {LEDGER}.")
-    try:
-        with files.refusals_named(path, "read"):
-            told = json.loads(path.read_text(encoding="utf-8"))
-        require(told.pop("format") == FORMAT, f"{path} is not a study of lopbench.")
-        layout = told.pop("layout")
-        require(layout == LAYOUT, f"{path} has layout {layout}; this version of lopbench reads {LAYOUT}.")
-        populations = tuple(_planned(entry) for entry in told.pop("populations"))
-        name, threads = told["name"], told["threads"]
-        return Ledger(name, tuple(told["files"]), tuple(told["bindings"]), threads, populations)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is damaged: it is not what lopbench has written ({error!r}).") from error
-
-
-def _planned(told: Mapping[str, Any]) -> Planned:
-    return Planned(told["folder"], told["steps"], tuple(Member(**member) for member in told["replicas"]))
-
-
-def _write(workdir: Path, ledger: Ledger) -> None:
-    told = {"format": FORMAT, "layout": LAYOUT, **dataclasses.asdict(ledger)}
-    files.write_atomically(workdir / LEDGER, json.dumps(told, indent=1) + "\n")
-
-
-def is_study(workdir: str | Path) -> bool:
-    return (Path(workdir) / LEDGER).is_file()
-
-
-# Planning ------------------------------------------------------------------------------------------
 
 
 def plan(
@@ -139,13 +43,13 @@ def plan(
         populations = list(begun.populations) if begun else []
         for g in new_groups(request, variants, begun, room):
             folder = f"populations/{len(populations):03d}"
-            planned, text = _population(request, variants, g, folder)
+            population, text = _population(request, variants, g, folder)
             files.write_atomically(files.make_folder(workdir / folder) / POPULATION, text)
-            populations.append(planned)
+            populations.append(population)
         threads = begun.threads if begun else threads
-        ledger = Ledger(name, request.files, request.bindings, threads, tuple(populations))
-        _write(workdir, ledger)
-    return ledger
+        planned = Ledger(name, request.files, request.bindings, threads, tuple(populations))
+        ledger.write(workdir, planned)
+    return planned
 
 
 def begun_in(workdir: str | Path, request: Request, variants: Mapping[str, Variant]) -> Ledger | None:
@@ -154,13 +58,13 @@ def begun_in(workdir: str | Path, request: Request, variants: Mapping[str, Varia
     Raises `UserError` if the workdir holds a run, or a study with points that `request` does not ask for.
     """
     workdir = Path(workdir)
-    if not is_study(workdir):
+    if not ledger.is_study(workdir):
         require(
             not files.holds_results(workdir),
             f"{workdir} holds a single run, and no study. Choose another --workdir.",
         )
         return None
-    begun, asked = read(workdir), set(_points(request, variants).values())
+    begun, asked = ledger.read(workdir), set(_points(request, variants).values())
     for population in begun.populations:
         for member in population.replicas:
             if member.point not in asked:

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lopbench import config, experiment, study
+from lopbench import config, experiment, ledger, study
 from lopbench.errors import UserError
 from lopbench.experiment import build, imitation
-from lopbench.study import Ledger
+from lopbench.ledger import Ledger
 from lopbench.variants import Surroundings, split
 
 CPU = torch.device("cpu")
@@ -46,9 +46,9 @@ def plan(folder: Path, *bindings: str, room: float | None = None) -> Ledger:
     return study.plan(request, variants, folder / "study", "mine", threads=1, room=room)
 
 
-def packed(ledger: Ledger) -> list[list[tuple[str, int]]]:
+def packed(planned: Ledger) -> list[list[tuple[str, int]]]:
     """Variant and seed of each replica of each population."""
-    return [[(member.variant, member.seed) for member in one.replicas] for one in ledger.populations]
+    return [[(member.variant, member.seed) for member in one.replicas] for one in planned.populations]
 
 
 PACKED = [
@@ -58,18 +58,18 @@ PACKED = [
 
 
 def test_points_that_differ_in_numbers_share_a_population(tmp_path: Path) -> None:
-    ledger = plan(tmp_path)
-    assert packed(ledger) == PACKED
-    assert [one.folder for one in ledger.populations] == ["populations/000", "populations/001"]
-    first, second = (one.replicas[0] for one in ledger.populations)
+    planned = plan(tmp_path)
+    assert packed(planned) == PACKED
+    assert [one.folder for one in planned.populations] == ["populations/000", "populations/001"]
+    first, second = (one.replicas[0] for one in planned.populations)
     assert (first.method, first.values, first.point) == ("plain", {}, first.point)
     assert (second.method, second.values) == ("l2", {"strategies.L2.l2_weight": 0.1})
-    assert len(ledger.points) == 6
+    assert len(planned.points) == 6
 
 
 def test_the_ledger_is_read_as_it_was_written(tmp_path: Path) -> None:
-    ledger = plan(tmp_path)
-    assert study.read(tmp_path / "study") == ledger == plan(tmp_path)
+    planned = plan(tmp_path)
+    assert ledger.read(tmp_path / "study") == planned == plan(tmp_path)
 
 
 def test_populations_hold_at_most_so_many_replicas(tmp_path: Path) -> None:
@@ -138,11 +138,11 @@ def test_every_population_is_a_gin_file_with_the_columns_of_the_whole_study(tmp_
 )
 def test_a_study_that_asks_for_less_or_else_is_refused(tmp_path: Path, line: str, message: str) -> None:
     plan(tmp_path)
-    ledger = (tmp_path / "study" / "study.json").read_bytes()
+    before = (tmp_path / "study" / "study.json").read_bytes()
     with pytest.raises(UserError) as refusal:
         plan(tmp_path, line)
     assert message in str(refusal.value)
-    assert (tmp_path / "study" / "study.json").read_bytes() == ledger
+    assert (tmp_path / "study" / "study.json").read_bytes() == before
 
 
 def test_the_first_difference_is_shown(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_folder_of_a_study_is_no_place_for_a_single_run(tmp_path: Path) -> Non
 def test_a_damaged_ledger_is_named(tmp_path: Path, damage: str, message: str) -> None:
     plan(tmp_path)
     (tmp_path / "study" / "study.json").write_text(damage)
-    for use in (lambda: plan(tmp_path), lambda: study.read(tmp_path / "study")):
+    for use in (lambda: plan(tmp_path), lambda: ledger.read(tmp_path / "study")):
         with pytest.raises(UserError, match=message):
             use()
 

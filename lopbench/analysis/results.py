@@ -35,14 +35,14 @@ def load(workdir: str | Path, tags: Sequence[str] | None = None) -> pd.DataFrame
     parts: list[pa.Table] = []
     for number, path in enumerate(paths):
         require(part_number(path) == number, f"{folder} lacks part {number}, and has {path.name}: results are missing.")
-        rows = _read(path)
+        rows = read_part(path)
         alike = list(rows.schema)[: len(COLUMNS)] == list(schema(())) and (not parts or rows.schema == parts[0].schema)
         require(alike, f"{path} has other columns than this run's results: {', '.join(rows.column_names)}.")
         parts.append(rows if tags is None else rows.filter(pc.is_in(rows["tag"], pa.array(tags, pa.string()))))
     return pa.concat_tables(parts).to_pandas()
 
 
-def _read(path: Path) -> pa.Table:
+def read_part(path: Path) -> pa.Table:
     """The rows of a part, if they are those that were written; of an old part, without a digest, nothing tells."""
     import pyarrow as pa
     import pyarrow.parquet as pq

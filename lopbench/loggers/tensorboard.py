@@ -1,12 +1,14 @@
 """TensorBoard: curves for looking at; the parquet table holds every value exactly.
 
-    tensorboard/<variant>/<what varies>/seed_003    one run a replica, up to `max_replica_runs` a variant
+    tensorboard/<variant>/<what varies>/seed_003    one run a replica: with all tags up to `max_replica_runs` a variant
     tensorboard/<variant>/<what varies>/mean        the mean over a point's seeds, and its 95% interval
 
 (`<what varies>`, such as `learning_rate=0.01,reinit_factor=off`, is left out where nothing varies.) In a `mean`
 run `task/online_accuracy` is the mean, and the bounds of its interval (Student's t, from three replicas on)
 are `task_interval/online_accuracy.lower` and `.upper`: a group of their own, so that the group `task` overlays
-replicas and mean under one name. The custom scalars page draws the headline tags as mean and band.
+replicas and mean under one name. The custom scalars page draws the headline tags as mean and band. The other replicas,
+`max_hparams_runs` of them, have runs with their hyperparameters and the headline tags alone, so that the hparams page
+is one table of all replicas.
 
 Values that are not finite are left out: of a replica's run, and of the mean. Tags of the group `task` are
 written in full; of each other tag at most `max_points` points: the first record in each of `max_points` equal
@@ -41,7 +43,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lopbench import files
 from lopbench.analysis.intervals import student_interval
-from lopbench.loggers.records import Point, Record, Replica, by_point, describe, distinguishing, varying
+from lopbench.loggers.records import Point, Record, Replica, by_point, describe, distinguishing, holds_numbers, varying
 
 HEADLINE = ("task/online_accuracy", "task/online_loss")
 
@@ -50,7 +52,8 @@ class TensorBoard:
     """Writes runs under `workdir`/tensorboard (see this file's head).
 
     `replicas`: all of the run; where a variant has more than `max_replica_runs`, each of its points shows as
-    many of its first seeds. `total_steps`: the updates a replica will make, for the thinning. `headline`: the
+    many of its first seeds in full, and of those that are left the first `max_hparams_runs` of the run are on the
+    hparams page. `total_steps`: the updates a replica will make, for the thinning. `headline`: the
     tags shown on the custom scalars and hparams pages. `position`: when a run goes on, what the property of that name
     gave after a flush; whatever was written later is cut off, for it is written again. Files are appended to every
     `flush_seconds` of `clock`. There is one file a run, however often it is resumed.
@@ -62,13 +65,14 @@ class TensorBoard:
         replicas: Sequence[Replica],
         total_steps: int,
         max_replica_runs: int = 16,
+        max_hparams_runs: int = 1_000,
         max_points: int = 1_000,
         headline: Sequence[str] = HEADLINE,
         position: Mapping[str, Any] | None = None,
         flush_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._names = varying(replicas)
+        self._headline = frozenset(headline)
         self._stride = -(-(total_steps + 1) // max_points)
         self._flush_seconds, self._clock, self._flushed_at = flush_seconds, clock, clock()
         begun = position or {"files": {}, "strides": []}
@@ -81,6 +85,8 @@ class TensorBoard:
         self._means: dict[Point, _Run] = {}
         self._replicas: dict[int, _Run] = {}
         shown = _shown(replicas, max_replica_runs)
+        self._brief = set(_left(replicas, shown)[:max_hparams_runs])
+        columns = _columns(replicas)
         layout = _layout(headline)
         taken: set[Path] = set()
         naming = distinguishing(by_point(replicas))
@@ -89,10 +95,11 @@ class TensorBoard:
             folder = _unused(folder / _folder_name(describe(point, naming, between=",")), taken)
             self._means[point] = self._run(folder / "mean", begun["files"], layout)
             for replica in (replicas[member] for member in members):
-                if replica.index in shown:
+                if replica.index in shown | self._brief:
                     own = _unused(folder / f"seed_{replica.seed:03d}", taken)
-                    start = _session_start(replica, self._names, headline)
+                    start = _session_start(replica, columns, headline)
                     self._replicas[replica.index] = self._run(own, begun["files"], layout, *start)
+                    self._replicas[replica.index].forced = replica.index in shown
 
     def _run(self, folder: Path, begun: Mapping[str, tuple[str, int]], *head: Summary) -> _Run:
         """The run in a folder below tensorboard: begun with `head`, or gone on with."""
@@ -123,9 +130,10 @@ class TensorBoard:
             for step in dict.fromkeys(record.step for record in due):
                 together = [record for record in due if record.step == step]
                 for member in members:
-                    if replicas[member].index in self._replicas:
-                        values = {record.tag: record.values[member] for record in together}
-                        self._replicas[replicas[member].index].scalars(step, values)
+                    index = replicas[member].index
+                    if index in self._replicas:
+                        own = together if index not in self._brief else self._of_headline(together)
+                        self._replicas[index].scalars(step, {record.tag: record.values[member] for record in own})
                 for record in together:
                     self._gather(point, record, record.values[members])
         if self._clock() - self._flushed_at >= self._flush_seconds:
@@ -139,10 +147,15 @@ class TensorBoard:
         self._flushed_at = self._clock()
 
     def sync(self) -> None:
-        """Append what has gathered, and force it to disk: so a power cut takes nothing that a checkpoint counts."""
+        """Append what has gathered, and force it to disk: so a power cut takes nothing that a checkpoint counts.
+
+        But for the runs with the hyperparameters alone: to force a thousand small files takes seconds each time. Of
+        these a power cut may take points; such a run then begins anew where the training goes on.
+        """
         self.flush()
         for run in self._runs.values():
-            run.sync()
+            if run.forced:
+                run.sync()
 
     def close(self) -> None:
         """Append what has gathered; nothing is held open."""
@@ -160,6 +173,9 @@ class TensorBoard:
             return False
         self._written[curve] = stride
         return True
+
+    def _of_headline(self, records: Sequence[Record]) -> list[Record]:
+        return [record for record in records if record.tag in self._headline]
 
     def _gather(self, point: Point, record: Record, values: np.ndarray) -> None:
         """Let a mean be written once all seeds of its point have arrived, from however many populations."""
@@ -191,6 +207,7 @@ class _Run:
         self.resumed = kept is not None and _cut(folder / kept[0], kept[1])
         name, self.bytes = kept if kept and self.resumed else (f"events.out.tfevents.{time.time():010.0f}.lopbench", 0)
         self.path = folder / name
+        self.forced = True  #: whether it is to be forced to disk
         self._synced = 0  # of these bytes, those that are on disk for sure
         self._waiting = io.BytesIO()
         self._records = RecordWriter(self._waiting)
@@ -249,6 +266,13 @@ def _shown(replicas: Sequence[Replica], most: int) -> set[int]:
     return shown
 
 
+def _left(replicas: Sequence[Replica], shown: set[int]) -> list[int]:
+    """The indices of the other replicas: the first seeds of all points, then the next of each."""
+    rank = {i: rank for members in by_point(replicas).values() for rank, i in enumerate(members)}
+    left = [i for i, replica in enumerate(replicas) if replica.index not in shown]
+    return [replicas[i].index for i in sorted(left, key=rank.__getitem__)]
+
+
 def _folder_name(name: str) -> str:
     """`name` with whatever a file system or TensorBoard's run filter might take amiss replaced."""
     return re.sub(r"[^\w.,=+-]", "_", name)
@@ -286,19 +310,29 @@ def _tensor(tag: str, metadata: SummaryMetadata, content: bytes) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
 
 
-def _session_start(replica: Replica, names: Sequence[str], headline: Sequence[str]) -> tuple[Summary, Summary]:
-    """What the hparams page needs at the start: the run's columns (alike in all runs), and this replica's values."""
+def _columns(replicas: Sequence[Replica]) -> dict[str, bool]:
+    """The columns of the hparams page for what varies, and whether each holds numbers; if not, it holds texts."""
+    return {name: holds_numbers(replica.hyper.get(name) for replica in replicas) for name in varying(replicas)}
+
+
+def _session_start(replica: Replica, columns: Mapping[str, bool], headline: Sequence[str]) -> tuple[Summary, Summary]:
+    """What the hparams page needs at the start: the run's columns (alike in all runs), and this replica's values.
+
+    What is switched off is "off" in a column of texts, and has no value in one of numbers.
+    """
     number, string = api_pb2.DATA_TYPE_FLOAT64, api_pb2.DATA_TYPE_STRING
-    columns = [("variant", string), ("seed", number), *((name, number) for name in names)]
+    types = {"variant": string, "seed": number} | {name: number if own else string for name, own in columns.items()}
     experiment = api_pb2.Experiment(
-        hparam_infos=[api_pb2.HParamInfo(name=name, type=type_) for name, type_ in columns],
+        hparam_infos=[api_pb2.HParamInfo(name=name, type=type_) for name, type_ in types.items()],
         metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in headline],
     )
     session = SessionStartInfo(start_time_secs=time.time())
     session.hparams["variant"].string_value = replica.variant
     session.hparams["seed"].number_value = replica.seed
     for name, value in replica.hyper.items():
-        if value is not None:
+        if not columns[name]:
+            session.hparams[name].string_value = "off" if value is None else str(value)
+        elif isinstance(value, int | float):
             session.hparams[name].number_value = value
     return (
         _hparams(hparams.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment)),

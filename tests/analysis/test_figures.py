@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from lopbench.analysis.figures import _spread, curves, plasticity_figure, standard_figures
+from lopbench.analysis.figures import curves, plasticity_figure, standard_figures
 from lopbench.analysis.intervals import bootstrap_interval, student_interval
+from lopbench.analysis.lines import spread
 from lopbench.analysis.results import load
 from lopbench.errors import UserError
 from lopbench.loggers.records import Record, Replica
@@ -107,7 +108,7 @@ def test_many_tasks_are_binned(tmp_path):
 
 def test_labels_keep_their_distance_and_their_order():
     ends = np.array([0.5, 0.1, 0.11, 0.9])
-    np.testing.assert_allclose(_spread(ends, gap=0.05), [0.5, 0.08, 0.13, 0.9])
+    np.testing.assert_allclose(spread(ends, gap=0.05), [0.5, 0.08, 0.13, 0.9])
 
 
 def size_and_ink(path):

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lopbench.analysis.results import load
@@ -111,17 +112,38 @@ def test_names_that_would_coincide_are_kept_apart(tmp_path):
 def test_replica_runs_are_bounded_and_each_point_shows_its_first_seeds(tmp_path):
     replicas = seeds(10, "base", {RATE: 0.1}) + seeds(10, "base", {RATE: 0.2}, first=10)
     replicas += seeds(3, "swr", {RATE: 0.1}, first=20)
-    logger = TensorBoard(tmp_path, replicas, total_steps=1, max_replica_runs=5)
-    logger.write(replicas, [Record(1, 0, TASK, np.arange(23.0))])
+    logger = TensorBoard(tmp_path, replicas, total_steps=1, max_replica_runs=5, max_hparams_runs=4)
+    logger.write(replicas, [Record(1, 0, tag, np.arange(23.0)) for tag in (TASK, "online/loss")])
     logger.close()
-    shown = [run for run in runs(tmp_path) if not run.endswith("mean")]
-    assert shown == [
+    full = [
         *(f"base/learning_rate=0.1/seed_00{i}" for i in range(3)),
         *(f"base/learning_rate=0.2/seed_00{i}" for i in range(2)),
         *(f"swr/seed_00{i}" for i in range(3)),
     ]
+    brief = {f"base/learning_rate=0.{rate}/seed_00{i}" for rate, i in ((2, 2), (1, 3), (2, 3), (1, 4))}
+    found = {run: reader(tmp_path, run).Tags()["scalars"] for run in runs(tmp_path) if not run.endswith("mean")}
+    assert {run for run, tags in found.items() if "online/loss" in tags} == set(full)
+    assert {run for run, tags in found.items() if tags == [TASK]} == brief
+    assert len(found) == len(full) + len(brief)
     assert scalars(tmp_path, "base/learning_rate=0.2/seed_001", TASK)[1] == [11.0]
+    assert scalars(tmp_path, "base/learning_rate=0.2/seed_003", TASK)[1] == [13.0]
     np.testing.assert_allclose(scalars(tmp_path, "base/learning_rate=0.2/mean", TASK)[1], [14.5])  # of all ten
+
+
+def test_runs_with_the_hyperparameters_alone_go_on_like_the_others(tmp_path):
+    replicas = seeds(3)
+    first = TensorBoard(tmp_path, replicas, total_steps=4, max_replica_runs=1)
+    first.write(replicas, [Record(1, 0, TASK, np.ones(3))])
+    first.sync()
+    position = json.loads(json.dumps(first.position))
+    first.write(replicas, [Record(2, 0, TASK, np.zeros(3))])  # after the checkpoint: cut off
+    first.close()
+    second = TensorBoard(tmp_path, replicas, total_steps=4, max_replica_runs=1, position=position)
+    second.write(replicas, [Record(2, 0, TASK, np.full(3, 2.0))])
+    second.close()
+    for run in ("base/seed_000", "base/seed_002"):
+        assert scalars(tmp_path, run, TASK) == ([1, 2], pytest.approx([1.0, 2.0]))
+    assert len(list((tmp_path / "tensorboard" / "base" / "seed_002").iterdir())) == 1
 
 
 @pytest.mark.parametrize("period", [1, 3, 10])
@@ -238,6 +260,31 @@ def test_hyperparameters_are_in_the_replicas_own_file_under_one_set_of_columns(t
         columns.append([column.name for column in experiment.hparam_infos])
         assert [metric.name.tag for metric in experiment.metric_infos] == [TASK]
     assert columns == [["variant", "seed", RATE, FACTOR]] * 2
+
+
+def hyperparameters(workdir, run: str) -> tuple[dict, dict]:
+    """The types of a run's columns, and its values in them."""
+    plugin = reader(workdir, run).PluginTagToContent("hparams")
+    session = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"]).session_start_info
+    experiment = HParamsPluginData.FromString(plugin["_hparams_/experiment"]).experiment
+    types = {column.name: api_pb2.DataType.Name(column.type) for column in experiment.hparam_infos}
+    values = {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()}
+    return types, values
+
+
+def test_hyperparameters_may_be_numbers_texts_truth_values_and_off(tmp_path):
+    values = [{RATE: 0.1, "a.text": "mean", "a.flag": True}, {RATE: None, "a.text": None, "a.flag": False}, {RATE: 3}]
+    replicas = [Replica(i, f"v{i}", 7, hyper) for i, hyper in enumerate(values)]
+    TensorBoard(tmp_path, replicas, total_steps=1, max_replica_runs=0).close()  # of those with the hparams alone, too
+    found = [hyperparameters(tmp_path, f"v{i}/seed_007") for i in range(3)]
+    number, text = "DATA_TYPE_FLOAT64", "DATA_TYPE_STRING"
+    types = {"variant": text, "seed": number, RATE: number, "a.text": text, "a.flag": text}
+    assert [columns for columns, _ in found] == [types] * 3
+    assert [own for _, own in found] == [
+        {"variant": "v0", "seed": 7, RATE: 0.1, "a.text": "mean", "a.flag": "True"},
+        {"variant": "v1", "seed": 7, "a.text": "off", "a.flag": "False"},
+        {"variant": "v2", "seed": 7, RATE: 3.0},
+    ]
 
 
 def test_every_run_has_the_same_layout_of_means_with_bands(tmp_path):
