@@ -223,6 +223,7 @@ def _report(workdir: Path) -> None:
     else:
         print("\nNo task ended, so there is no summary and no figure.")
     print(f"results:     {workdir / 'metrics'}")
+    print(f"report:      python -m lopbench.analysis {workdir}")
     print(f"TensorBoard: tensorboard --samples_per_plugin=scalars=0 --logdir={workdir / 'tensorboard'}")
 
 

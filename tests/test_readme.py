@@ -22,9 +22,13 @@ from absl import flags
 from absl.testing import flagsaver
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from launch import local, slurm, status
 from lopbench import config, gin_names, main, registry
+from lopbench.analysis.__main__ import main as answer
+from lopbench.analysis.report import write_report
 from lopbench.experiment import Setting, execute
 from lopbench.registry import KINDS
+from tests.analysis.made_up import example
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,12 +38,16 @@ BLOCKS: dict[str, list[str]] = {
     for language in ("sh", "python")
 }
 FILES: dict[str, str] = dict(re.findall(r"^`([\w.]+)`:\n\n```\w*\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
-COMMANDS: list[str] = [
-    line[line.index("python -m lopbench.main") :]
-    for block in BLOCKS["sh"]
-    for line in block.splitlines()
-    if "python -m lopbench.main" in line
-]
+
+
+def commands(module: str) -> list[str]:
+    """The commands that run a module."""
+    lines = [line for block in BLOCKS["sh"] for line in block.splitlines()]
+    return [line[line.index(module) :] for line in lines if f"python -m {module} " in f"{line} "]
+
+
+COMMANDS = commands("lopbench.main")
+LAUNCHED = [*commands("launch.local"), *commands("lopbench.launch.local"), *commands("lopbench.launch.slurm")]
 
 #: the quickstart and two runs that write every other tag of the table, cut down to a second each
 QUICKSTART = ["streams.SlowlyChangingRegression.period = 100", "run.seeds = 3"]
@@ -164,9 +172,17 @@ def runs(folder: Path) -> Runs:
     return done
 
 
+@pytest.fixture(scope="module")
+def study(folder: Path) -> Path:
+    """A study like that of the walkthrough, with numbers that are made up, and its report."""
+    made = example(folder / "runs" / "reinit_factor", names=("sgd", "swr"))
+    write_report([made])
+    return made
+
+
 def test_it_begins_with_the_two_commands() -> None:
     assert BLOCKS["sh"][:2] == [
-        "pip install -e . && python -m lopbench.main --gin_file=quickstart.gin\n",
+        "pip install -e . && python -m launch.local --gin_file=quickstart.gin\n",
         "pip install -e '.[test]' && pytest\n",
     ]
 
@@ -174,7 +190,7 @@ def test_it_begins_with_the_two_commands() -> None:
 def test_the_example_of_a_strategy_runs(folder: Path) -> None:
     (command,) = [line for line in COMMANDS if "my_clipping.gin" in line and "tiny.gin" in line]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-P", *shlex.split(command)[1:], "--device=cpu"]
+    arguments = [sys.executable, "-P", "-m", *shlex.split(command), "--device=cpu"]
     done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = pd.read_parquet(folder / "runs/check/metrics")
@@ -186,7 +202,7 @@ def test_the_example_of_a_strategy_runs(folder: Path) -> None:
 
 
 def test_the_example_of_pandas_runs(runs: Runs, there: None, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = (block for block in BLOCKS["python"] if "pandas" in block)
+    (code,) = (block for block in BLOCKS["python"] if "import pandas" in block)
     assert sum(map(bool, code.splitlines())) == 3
     exec(code, {})
     printed = capsys.readouterr().out.splitlines()
@@ -194,9 +210,36 @@ def test_the_example_of_pandas_runs(runs: Runs, there: None, capsys: pytest.Capt
     assert [line.split()[0] for line in printed[2:]] == ["0", "1"]  # a row for each task
 
 
+def test_the_example_of_the_answers_runs(study: Path, there: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = (block for block in BLOCKS["python"] if "lopbench.analysis" in block)
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert "swr reinit_factor=0.01" in printed and "[4 rows" in printed and "[3 rows" in printed
+
+
+@pytest.mark.parametrize("command", LAUNCHED)
+def test_a_command_of_a_launcher_is_understood(command: str, there: None) -> None:
+    _ = local, slurm  # whose flags these are
+    assert len(flags.FLAGS(["a launcher", *shlex.split(command)[1:]])) == 1
+    request = config.read(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings, flags.FLAGS.gin_search_path)
+    assert request.settings
+
+
+def test_the_commands_that_look_at_a_study_run(study: Path, there: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it says of the walkthrough's study, and of another that it calls runs/study."""
+    (looked,) = commands("lopbench.launch.status")
+    answers = commands("lopbench.analysis")
+    assert len(answers) == 2
+    (study.parent / "study").symlink_to(study)
+    assert status.main([looked.split()[0], *shlex.split(looked)[1:]]) == 0
+    assert "2 populations, 24 replicas: 2 finished; 100%" in capsys.readouterr().out
+    for command in answers:
+        assert answer([command.split()[0], *shlex.split(command)[1:]]) == 0
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_understood(command: str, there: None) -> None:
-    left = main.parse(["main.py", *shlex.split(command)[3:]])
+    left = main.parse(["main.py", *shlex.split(command)[1:]])
     assert len(left) == 1
     if not flags.FLAGS.list:
         request = config.read(flags.FLAGS.gin_file, flags.FLAGS.gin_bindings, flags.FLAGS.gin_search_path)
@@ -204,7 +247,7 @@ def test_a_command_is_understood(command: str, there: None) -> None:
 
 
 def test_the_table_of_flags_is_complete() -> None:
-    defined = flags.FLAGS.flags_by_module_dict()["lopbench.main"]
+    defined = flags.FLAGS.get_key_flags_for_module("lopbench.main")
     assert {quoted(row[0])[0] for row in table("flag")} == {f"--{flag.name}" for flag in defined}
 
 
@@ -245,14 +288,16 @@ def test_every_tag_of_the_table_is_written(runs: Runs) -> None:
     assert [tag for tag, pattern in patterns().items() if not any(map(pattern.fullmatch, written))] == []
 
 
-def test_every_file_that_is_named_exists(runs: Runs) -> None:
+def test_every_file_that_is_named_exists(runs: Runs, study: Path) -> None:
     names = re.findall(r"(?<![\w/.:~-])[\w-]+(?:/[\w.-]+)*\.(?:gin|py|md|png|csv|json|parquet)\b", TEXT)
     names += [name for name in quoted(PROSE) if re.fullmatch(r"[\w/]+/", name)]
-    places = [ROOT, ROOT / "gin_configs", runs.folder, runs.quickstart, runs.images]
+    places = [ROOT, ROOT / "gin_configs", runs.folder, runs.quickstart, runs.images, study, study / "report"]
     assert {"quickstart.gin", "lopbench/learner.py", "figures/plasticity.png", "gin_configs/"} <= set(names)
+    names = [name.removeprefix("WORKDIR/") for name in names]
     missing = {name for name in names if not any((place / name).exists() for place in places)}
     groups = {f"{tag.partition('/')[0]}/" for tag in patterns()}  # of tags: no folders
-    others = {"NAME.gin", "remeasured/", "lock.json"}  # the latter two by a command of its own, and while a run runs
+    # besides: by a command of its own, while a run runs, and what a launcher writes
+    others = {"NAME.gin", "remeasured/", "lock.json", "population.gin"}
     assert sorted(missing - groups - others) == []
 
 

@@ -232,7 +232,7 @@ def test_what_is_neither_a_run_nor_a_study_is_refused(tmp_path):
     [
         ("{", "study.json is damaged"),
         ("[]", "study.json is damaged"),
-        ('{"format": "lopbench study", "layout": 2, "populations": []}', "has layout 2; this version of lopbench reads 1"),
+        ('{"format": "lopbench study", "layout": 2, "populations": []}', "has layout 2; this version of lop"),
         ('{"format": "lopbench study", "layout": 1, "populations": [{"folder": "a"}]}', "study.json is damaged"),
     ],
 )
