@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
+from lopbench.command_line import parse
 from lopbench.errors import answering, require
-from lopbench.flags import DEVICE, DRY_RUN, parse
+from lopbench.flags import DEVICE, DRY_RUN
 
 from .planning import Asked, asked, counted, describe, plan
 

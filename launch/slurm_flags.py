@@ -10,8 +10,8 @@ from typing import Any
 
 from absl import flags
 
+from lopbench.command_line import parse
 from lopbench.errors import UserError, require
-from lopbench.flags import parse
 
 PARTITION = flags.DEFINE_string("partition", None, "The partition of the jobs; without it the cluster's default.")
 ACCOUNT = flags.DEFINE_string("account", None, "The account that is charged.")

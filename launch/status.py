@@ -8,12 +8,12 @@ It only reads, so Ctrl-C leaves the study as it is. Where stdout is no terminal 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 
 from absl import app, flags
 
+from lopbench.command_line import parse
 from lopbench.errors import answering, require
 
 ONCE = flags.DEFINE_boolean("once", False, "Print the table once, and stop.")
@@ -41,15 +41,6 @@ def main(argv: Sequence[str]) -> int:
             time.sleep(EVERY.value)
     except KeyboardInterrupt:
         return 0
-
-
-def parse(argv: Sequence[str]) -> list[str]:
-    """Parse the flags; a mistake in them is one line on stderr, and exit status 1."""
-    try:
-        return list(flags.FLAGS(list(argv)))
-    except (flags.Error, ValueError) as error:
-        print(f"{' '.join(str(error).split())[:500]} --help shows the flags.", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-
 from absl import flags
 
 FILES = flags.DEFINE_multi_string(
@@ -18,12 +15,3 @@ WORKDIR = flags.DEFINE_string(
 DATA_DIR = flags.DEFINE_string("data_dir", None, "The folder that holds the data sets.")
 DEVICE = flags.DEFINE_string("device", "auto", "auto (a GPU if there is one), cpu, cuda, or cuda:N.")
 DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Build it, run a few steps on generated data, show the plan, stop.")
-
-
-def parse(argv: Sequence[str]) -> list[str]:
-    """Parse the flags; a mistake in them is one line on stderr, and exit status 1."""
-    try:
-        return list(flags.FLAGS(list(argv)))
-    except (flags.Error, ValueError, OSError, RecursionError) as error:  # absl raises the others, too
-        print(f"{' '.join(str(error).split())[:500]} --help shows the flags.", file=sys.stderr)
-        sys.exit(1)

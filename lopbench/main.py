@@ -16,8 +16,9 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from lopbench.command_line import parse
 from lopbench.errors import answering, require
-from lopbench.flags import BINDINGS, DATA_DIR, DEVICE, DRY_RUN, FILES, SEARCH_PATHS, WORKDIR, parse
+from lopbench.flags import BINDINGS, DATA_DIR, DEVICE, DRY_RUN, FILES, SEARCH_PATHS, WORKDIR
 
 flags.adopt_module_key_flags(sys.modules["lopbench.flags"])  # for --help
 OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Delete what an earlier run left in the workdir; start afresh.")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from lopbench.command_line import parse_own
 from lopbench.errors import answering, require
 
 
@@ -38,16 +39,8 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string("data_dir", None, "The folder that holds the data sets.", asked)
     flags.DEFINE_string("device", "auto", "auto (a GPU if there is one), cpu, cuda, or cuda:N.", asked)
     flags.DEFINE_boolean("help", False, "Show this.", asked)
-    try:
-        left = asked(list(argv))[1:]
-        if left:
-            raise flags.Error(f"{' '.join(left)}: not a flag.")
-    except flags.Error as error:
-        print(f"{' '.join(str(error).split())} --help shows the flags.", file=sys.stderr)
-        sys.exit(1)
-    if asked.help:
-        print(f"{__doc__}{asked.main_module_help()}")
-        sys.exit(0)
+    left = parse_own(asked, argv, __doc__)
+    require(not left, f"{' '.join(left)}: not a flag. --help shows the flags.")
     return asked
 
 

@@ -65,7 +65,8 @@ python -m lopbench.main --gin_file=permuted_mnist/swr.gin --data_dir=DIR
 - `tiny.gin` is an overlay: after any run it shrinks it to a check of seconds:
   `python -m lopbench.main --gin_file=swr_vit.gin --gin_file=tiny.gin`.
 - A line `sweep.grid = {'kind.Part.parameter': [values]}` makes a variant of every combination of values; those that
-  differ in numbers alone train side by side. To run some of them, bind it again:
+  differ in numbers alone train side by side, with `python -m launch.local` (or `launch.slurm`) structures beside each
+  other, too. To run some of them, bind it again:
   `--gin_bindings="sweep.grid = {'optimizers.SGD.learning_rate': [0.003]}"`.
 
 Published numbers, with their sources, are in `third_party/published/`. This page is generated from the files:

@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags
 
+from lopbench.command_line import parse_own
 from lopbench.errors import answering, require
 
 
@@ -40,15 +41,7 @@ def parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     flags.DEFINE_string("baseline", None, "The variant to compare with; without it the first.", asked)
     flags.DEFINE_string("out", None, "The report's folder; without it: report, in the first workdir.", asked)
     flags.DEFINE_boolean("help", False, "Show this.", asked)
-    try:
-        workdirs = asked(list(argv))[1:]
-    except flags.Error as error:
-        print(f"{' '.join(str(error).split())} --help shows the flags.", file=sys.stderr)
-        sys.exit(1)
-    if asked.help:
-        print(f"{__doc__}{asked.main_module_help()}")
-        sys.exit(0)
-    return asked, workdirs
+    return asked, parse_own(asked, argv, __doc__)
 
 
 if __name__ == "__main__":
