@@ -52,7 +52,7 @@ def plan(asked: Asked, device: torch.device, threads: int | None, room: float | 
     from lopbench.variants import Surroundings
 
     variants, _ = build(asked.request, Surroundings(device, Loader(asked.data_dir, device)))
-    return study.plan(asked.request, variants, asked.workdir, asked.name, threads, room)
+    return study.plan(study.Points(asked.request, variants), asked.workdir, asked.name, threads, room)
 
 
 def describe(asked: Asked, device: torch.device, room: float | None, processes: int) -> str:
@@ -62,11 +62,10 @@ def describe(asked: Asked, device: torch.device, room: float | None, processes: 
     from lopbench.variants import Surroundings
 
     variants, _ = build(asked.request, Surroundings(device, imitation(device)))
-    begun = study.begun_in(asked.workdir, asked.request, variants)
-    groups = study.new_groups(asked.request, variants, begun, room)
-    points = sum(len(variant.seeds) for variant in variants.values())
-    new = sum(len(g.replicas) for g in groups)
-    head = [f"Study {asked.name} in {asked.workdir}: {points:,} points, {points - new:,} of them planned already."]
+    points = study.Points(asked.request, variants)
+    groups = study.new_groups(points, study.begun_in(asked.workdir, points), room)
+    count, new = len(points.digests), sum(len(g.replicas) for g in groups)
+    head = [f"Study {asked.name} in {asked.workdir}: {count:,} points, {count - new:,} of them planned already."]
     if groups:
         head.append(dry_run.describe(groups, [g.choice() for g in groups], processes))
     return "\n".join(head)

@@ -9,7 +9,7 @@ being planned anew from a gin file that asks for more; what is there must be a p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lopbench import files, ledger, lock
@@ -23,63 +23,94 @@ from lopbench.sweep import Point
 from lopbench.variants import Group, Variant, group, hypers, together
 
 
-def plan(
-    request: Request,
-    variants: Mapping[str, Variant],
-    workdir: str | Path,
-    name: str,
-    threads: int | None = None,
-    room: float | None = None,
-) -> Ledger:
-    """Note in `workdir` the study that `request` asks for: what is there, and populations of the points that are new.
+class Points:
+    """The points that `request` asks for; `variants`: what it amounts to, built.
 
-    variants: what `request` amounts to, built. threads: of each process; of a study that has begun those it began with.
-    room: bytes that a population may take, if `sweep.most_replicas` says nothing; None: any number.
+    digests: of every point, by variant and seed: of its method and of the settings that change its numbers. known_by:
+    the values that each variant's replicas are known by.
+    Raises `UserError` if two points are the same.
+    """
+
+    def __init__(self, request: Request, variants: Mapping[str, Variant]) -> None:
+        self.request, self.variants = request, variants
+        self.known_by = hypers(variants, request.points)
+        self.digests: dict[tuple[str, int], str] = {}
+        for name, variant in variants.items():
+            bound = {key: binding.value for key, binding in request.settings[name].items() if key != "run.seeds"}
+            counts = {key: value for key, value in bound.items() if not FREE.match(key)}
+            settings = "\n".join([request.points[name].method, *sorted(render(counts))])
+            for seed in variant.seeds:
+                self.digests[name, seed] = hashlib.sha256(f"{settings}\n{seed}".encode()).hexdigest()[:16]
+        require(
+            len(set(self.digests.values())) == len(self.digests),
+            "Two of the variants are the same points, of one method, with equal settings and a seed: a study can't "
+            "sweep run.seeds.",
+        )
+
+    def member(self, variant: str, seed: int) -> Member:
+        """A point as the ledger has it."""
+        method = self.request.points[variant].method
+        return Member(variant, method, seed, self.digests[variant, seed], self.known_by[variant])
+
+    def text(self, seeds: Mapping[str, Sequence[int]]) -> str:
+        """The gin file of a population of these seeds of variants; its table has the columns of the whole study."""
+        keys = dict.fromkeys(key for values in self.known_by.values() for key in values)
+        told = {}
+        for name in seeds:
+            columns = {key: self.known_by[name].get(key) for key in keys}
+            told[name] = Point(self.request.points[name].method, columns)
+        return self.request.only(seeds, told).asked_text()
+
+
+def plan(
+    points: Points, workdir: str | Path, name: str, threads: int | None = None, room: float | None = None
+) -> Ledger:
+    """Note the study of these points in `workdir`: what is there, and populations of those that are new; the ledger.
+
+    threads: of each process; of a study that has begun those it began with. room: bytes that a population may take, if
+    `sweep.most_replicas` says nothing; None: any number.
     Raises `UserError` if the workdir holds something else, or points that are not asked for.
     """
     workdir = files.workdir_at(workdir)
     with lock.hold(files.make_folder(workdir)):
-        begun = begun_in(workdir, request, variants)
+        begun = begun_in(workdir, points)
         populations = list(begun.populations) if begun else []
-        for g in new_groups(request, variants, begun, room):
+        for g in new_groups(points, begun, room):
             folder = f"populations/{len(populations):03d}"
-            population, text = _population(request, variants, g, folder)
-            files.write_atomically(files.make_folder(workdir / folder) / POPULATION, text)
-            populations.append(population)
+            seeds = {name: variant.seeds for name, variant in zip(g.names, g.variants, strict=True)}
+            files.write_atomically(files.make_folder(workdir / folder) / POPULATION, points.text(seeds))
+            members = tuple(points.member(replica.variant, replica.seed) for replica in g.replicas)
+            populations.append(Planned(folder, g.plan.steps, members))
         threads = begun.threads if begun else threads
-        planned = Ledger(name, request.files, request.bindings, threads, tuple(populations))
+        planned = Ledger(name, points.request.files, points.request.bindings, threads, tuple(populations))
         ledger.write(workdir, planned)
     return planned
 
 
-def begun_in(workdir: str | Path, request: Request, variants: Mapping[str, Variant]) -> Ledger | None:
-    """The ledger of a study that `request` goes on with; None: there is none yet.
+def begun_in(workdir: str | Path, points: Points) -> Ledger | None:
+    """The ledger of a study that these points go on with; None: there is none yet.
 
-    Raises `UserError` if the workdir holds a run, or a study with points that `request` does not ask for.
+    Raises `UserError` if the workdir holds a run, or a study with points that are not among them.
     """
     workdir = Path(workdir)
     if not ledger.is_study(workdir):
-        require(
-            not files.holds_results(workdir),
-            f"{workdir} holds a single run, and no study. Choose another --workdir.",
-        )
+        held = files.holds_results(workdir)
+        require(not held, f"{workdir} holds a single run, and no study. Choose another --workdir.")
         return None
-    begun, asked = ledger.read(workdir), set(_points(request, variants).values())
+    begun, asked = ledger.read(workdir), set(points.digests.values())
     for population in begun.populations:
         for member in population.replicas:
             if member.point not in asked:
-                raise UserError(_other(workdir, request, variants, population, member))
+                raise UserError(_other(workdir, points, population, member))
     return begun
 
 
-def new_groups(
-    request: Request, variants: Mapping[str, Variant], begun: Ledger | None, room: float | None
-) -> list[Group]:
+def new_groups(points: Points, begun: Ledger | None, room: float | None) -> list[Group]:
     """The populations of the points that a study lacks, each of at most as many replicas as there is room for."""
-    points, known = _points(request, variants), begun.points if begun else set()
+    request, known = points.request, begun.points if begun else set()
     left = {
-        name: variant.only([k for k, seed in enumerate(variant.seeds) if points[name, seed] not in known])
-        for name, variant in variants.items()
+        name: variant.only([k for k, seed in enumerate(variant.seeds) if points.digests[name, seed] not in known])
+        for name, variant in points.variants.items()
     }
     left = {name: variant for name, variant in left.items() if variant.seeds}
     groups = []
@@ -93,49 +124,16 @@ def new_groups(
     return groups
 
 
-def _points(request: Request, variants: Mapping[str, Variant]) -> dict[tuple[str, int], str]:
-    """The digest of every point that is asked for, by variant and seed: of what changes its numbers, and its method."""
-    found = {}
-    for name, variant in variants.items():
-        counts = {
-            key: b.value for key, b in request.settings[name].items() if key != "run.seeds" and not FREE.match(key)
-        }
-        settings = "\n".join([request.points[name].method, *sorted(render(counts))])
-        for seed in variant.seeds:
-            found[name, seed] = hashlib.sha256(f"{settings}\n{seed}".encode()).hexdigest()[:16]
-    require(
-        len(set(found.values())) == len(found),
-        "Two of the variants are the same points, of one method, with equal settings and a seed: a study can't sweep "
-        "run.seeds.",
-    )
-    return found
-
-
-def _population(request: Request, variants: Mapping[str, Variant], g: Group, folder: str) -> tuple[Planned, str]:
-    """A population as the ledger has it, and the text of its gin file."""
-    points = _points(request, variants)
-    known_by = hypers(variants, request.points)
-    keys = dict.fromkeys(key for values in known_by.values() for key in values)
-    members = tuple(
-        Member(r.variant, request.points[r.variant].method, r.seed, points[r.variant, r.seed], known_by[r.variant])
-        for r in g.replicas
-    )
-    # every population's table has the columns of the whole study
-    columns = {name: {key: known_by[name].get(key) for key in keys} for name in g.names}
-    told = {name: Point(request.points[name].method, columns[name]) for name in g.names}
-    seeds = {name: variant.seeds for name, variant in zip(g.names, g.variants, strict=True)}
-    return Planned(folder, g.plan.steps, members), request.only(seeds, told).asked_text()
-
-
-def _other(
-    workdir: Path, request: Request, variants: Mapping[str, Variant], population: Planned, member: Member
-) -> str:
+def _other(workdir: Path, points: Points, population: Planned, member: Member) -> str:
     """What to say of a study that holds a point which is not asked for."""
-    who, seed = f"{member.variant!r}, seed {member.seed}", member.seed
     advice = "A study may grow, but not change: choose another --workdir."
-    if member.variant not in variants or seed not in variants[member.variant].seeds:
+    if (member.variant, member.seed) not in points.digests:
+        who = f"{member.variant!r}, seed {member.seed}"
         return f"{workdir} holds the point {who}, which is not asked for. {advice}"
-    there = (workdir / population.folder / POPULATION).read_text(encoding="utf-8")
-    names = [name for name in population.variants if name in variants]
-    now = request.only({name: variants[name].seeds for name in names}, request.points).asked_text()
-    return f"{workdir} holds another study. {first_difference(there, now)}\n{advice}"
+    with files.refusals_named(workdir / population.folder / POPULATION, "read"):
+        there = (workdir / population.folder / POPULATION).read_text(encoding="utf-8")
+    seeds: dict[str, list[int]] = {}
+    for other in population.replicas:
+        if other.variant in points.variants:
+            seeds.setdefault(other.variant, []).append(other.seed)
+    return f"{workdir} holds another study. {first_difference(there, points.text(seeds))}\n{advice}"
