@@ -110,11 +110,34 @@ class _Unresolved(config_parser.ParserDelegate):
         return Macro(name)
 
 
+class _Parser(config_parser.ConfigParser):
+    """gin's, but a dict that has a key twice is refused, where gin and Python keep the last in silence."""
+
+    def __init__(self, text: str, source: Path | str) -> None:
+        self._source, self._open = source, [set[Any]()]  # the keys so far of each dict that is not closed yet
+        super().__init__(text, _Unresolved())
+
+    def _maybe_parse_container(self) -> tuple[bool, Any]:
+        self._open.append(set())
+        try:
+            return super()._maybe_parse_container()
+        finally:
+            self._open.pop()
+
+    def _parse_dict_item(self) -> tuple[Any, Any]:
+        key, value = super()._parse_dict_item()
+        if key in self._open[-1]:
+            line = self._current_token.start[0]
+            raise Place(self._source, line).error(f"{key!r} is named twice: the second would replace the first.")
+        self._open[-1].add(key)
+        return key, value
+
+
 def parse(text: str, source: Path | str) -> list[Binding | Import | Include]:
     """The statements in `text`, in order; blocks become bindings. Malformed text raises `UserError`."""
     found = []
     try:
-        parser = config_parser.ConfigParser(text, _Unresolved())
+        parser = _Parser(text, source)
         while (statement := parser.parse_statement()) is not None:
             if not isinstance(statement, config_parser.BlockDeclaration):
                 found.append(_translated(statement, source))

@@ -834,6 +834,24 @@ def test_a_grid_multiplies_the_variants(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "run.variants = {\n    'a': [],\n    'a': ['run.seeds = 2'],\n}",
+            "'a' is named twice: the second would replace",
+        ),
+        ("sweep.grid = {'run.seeds': [1], 'run.seeds': [2]}", "'run.seeds' is named twice"),
+        ("run.variants = {'a': [], 'b': [{'c': 1, 'c': 2}]}", "'c' is named twice"),
+    ],
+)
+def test_nothing_is_named_twice_in_one_dict(write: Write, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        config.read([write(text)])
+    assert re.search(r"\n  in .*base\.gin, line \d+", str(refusal.value))
+    config.read([write("run.variants = {'a': ['run.seeds = 2'], 'b': ['run.seeds = 2']}")])
+
+
+@pytest.mark.parametrize(
     "grid, message",
     [
         ("[1]", "sweep.grid is [1]: it must be {'kind.Part.parameter'"),

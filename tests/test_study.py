@@ -151,6 +151,14 @@ def test_the_first_difference_is_shown(tmp_path: Path) -> None:
         plan(tmp_path, "SGD.learning_rate = 0.5", "run.seeds = 3")  # more seeds are no difference
 
 
+def test_a_value_of_the_wrong_type_is_named_with_its_variant(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        plan(tmp_path, "sweep.grid = {'strategies.L2.l2_weight': [0.1, 'much']}")
+    assert str(refusal.value).startswith("strategies.L2.l2_weight is 'much': it must be a number at least 0")
+    assert "run.variants['l2 l2_weight=much']" in str(refusal.value)
+    assert not (tmp_path / "study").exists()
+
+
 def test_seeds_are_no_axis_of_a_study(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a study can't sweep run\.seeds"):
         plan(tmp_path, "sweep.grid = {'run.seeds': [1, 2]}")
