@@ -41,7 +41,7 @@ RESULTS = (
     "report/figures/*.p[nd][gf]",
     "report/tables/*.csv",
     "report/tables/*.tex",
-    "report/tensorboard/events.out.tfevents.*",
+    "report/tensorboard/*events.out.tfevents.*",
     "report/*.tmp",
     ".lock.json.*",
     "operative_config.gin",

@@ -9,7 +9,7 @@ In its folder lie
     index.html                                       figures inside; no scripts, and nothing is loaded
     figures/NAME.png, NAME.pdf
     tables/NAME.csv, NAME.tex                        LaTeX needs \\usepackage{booktabs}
-    tensorboard/                                     the figures as images: tensorboard --logdir=WORKDIR
+    tensorboard/                                     the figures, and each variant's mean: tensorboard --logdir=WORKDIR
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Literal
 
 from lopbench import files
 from lopbench.analysis import board, curve_figures, front, page, provenance, published, scores, sections, studies
-from lopbench.analysis.curves import MOST_POINTS
+from lopbench.analysis.curves import MOST_POINTS, curves
 from lopbench.analysis.intervals import Statistic
 from lopbench.analysis.output import Output
 from lopbench.analysis.provenance import Provenance
@@ -77,7 +77,7 @@ def write_report(
     ]
     index = output.folder / INDEX
     files.write_atomically(index, page.page(f"{title}: report", body))
-    board.write_images(output.folder, output.images)
+    board.write_board(output.folder, output.images, asked.tag, curves(study, asked.tag, "step") if asked.tag else None)
     return index
 
 

@@ -87,18 +87,18 @@ class TensorBoard:
         shown = _shown(replicas, max_replica_runs)
         self._brief = set(_left(replicas, shown)[:max_hparams_runs])
         columns = _columns(replicas)
-        layout = _layout(headline)
+        charts = layout(headline)
         taken: set[Path] = set()
         naming = distinguishing(by_point(replicas))
         for point, members in by_point(replicas).items():
-            folder = Path(_folder_name(point[0]))
-            folder = _unused(folder / _folder_name(describe(point, naming, between=",")), taken)
-            self._means[point] = self._run(folder / "mean", begun["files"], layout)
+            folder = Path(folder_name(point[0]))
+            folder = unused(folder / folder_name(describe(point, naming, between=",")), taken)
+            self._means[point] = self._run(folder / "mean", begun["files"], charts)
             for replica in (replicas[member] for member in members):
                 if replica.index in shown | self._brief:
-                    own = _unused(folder / f"seed_{replica.seed:03d}", taken)
+                    own = unused(folder / f"seed_{replica.seed:03d}", taken)
                     start = _session_start(replica, columns, headline)
-                    self._replicas[replica.index] = self._run(own, begun["files"], layout, *start)
+                    self._replicas[replica.index] = self._run(own, begun["files"], charts, *start)
                     self._replicas[replica.index].forced = replica.index in shown
 
     def _run(self, folder: Path, begun: Mapping[str, tuple[str, int]], *head: Summary) -> _Run:
@@ -273,12 +273,12 @@ def _left(replicas: Sequence[Replica], shown: set[int]) -> list[int]:
     return [replicas[i].index for i in sorted(left, key=rank.__getitem__)]
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
     """`name` with whatever a file system or TensorBoard's run filter might take amiss replaced."""
     return re.sub(r"[^\w.,=+-]", "_", name)
 
 
-def _unused(folder: Path, taken: set[Path]) -> Path:
+def unused(folder: Path, taken: set[Path]) -> Path:
     """`folder`, or where two would share a name, one with a number after it; noted in `taken`."""
     number, free = 1, folder
     while free in taken:
@@ -287,16 +287,16 @@ def _unused(folder: Path, taken: set[Path]) -> Path:
     return free
 
 
-def _layout(headline: Sequence[str]) -> Summary:
+def layout(headline: Sequence[str]) -> Summary:
     """The custom scalars page: each headline tag as a mean with its band."""
     charts = []
     for tag in headline:
         lower, upper = interval_tags(tag)
         series = layout_pb2.MarginChartContent.Series(value=tag, lower=lower, upper=upper)
         charts.append(layout_pb2.Chart(title=tag, margin=layout_pb2.MarginChartContent(series=[series])))
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="mean and 95% interval", chart=charts)])
+    page = layout_pb2.Layout(category=[layout_pb2.Category(title="mean and 95% interval", chart=charts)])
     metadata = custom_scalar.create_summary_metadata()
-    return _tensor(custom_scalar.CONFIG_SUMMARY_TAG, metadata, layout.SerializeToString())
+    return _tensor(custom_scalar.CONFIG_SUMMARY_TAG, metadata, page.SerializeToString())
 
 
 def _text(name: str, content: str) -> Summary:

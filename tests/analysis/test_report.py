@@ -17,7 +17,8 @@ from lopbench.analysis.__main__ import main
 from lopbench.analysis.page import POLICY
 from lopbench.analysis.report import _changed, _published, write_report
 from lopbench.errors import UserError
-from tests.analysis.made_up import ACCURACY, DEAD, RATE, Population, example, make_run, make_study, members
+from lopbench.loggers.tensorboard import interval_tags
+from tests.analysis.made_up import ACCURACY, DEAD, RATE, STEPS, Population, example, make_run, make_study, members
 
 FIGURES = ("curves", "sensitivity", "correlates", "predictors", f"curves_{DEAD.replace('/', '.')}")
 TABLES = ("scores", "plasticity", "comparison", "best", "predictors")
@@ -117,11 +118,30 @@ def test_tensorboard_shows_the_figures_and_only_the_latest(study):
     assert image.width == 1200
 
 
+def test_tensorboard_shows_the_mean_of_each_variant_over_all_runs(tmp_path):
+    """Two runs of one variant, as a study has them that was given more seeds."""
+    values = np.random.default_rng(0).normal(0.5, 0.1, (4, 6))
+    runs = [
+        Population(members("a <b>", 3), {ACCURACY: values[:, :3]}),
+        Population(members("a <b>", range(3, 6)), {ACCURACY: values[:, 3:]}),
+    ]
+    write_report(make_study(tmp_path, *runs))
+    found = EventAccumulator(str(tmp_path / "report" / "tensorboard" / "a__b_"))
+    found.Reload()
+    means = [event.value for event in found.Scalars(ACCURACY)]
+    np.testing.assert_allclose(means, values.mean(axis=1), rtol=1e-6)
+    assert [event.step for event in found.Scalars(ACCURACY)] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
+    lower, upper = ([event.value for event in found.Scalars(name)] for name in interval_tags(ACCURACY))
+    assert all(low < mean < high for low, mean, high in zip(lower, means, upper, strict=True))
+    assert "custom_scalars__config__" in found.Tags()["tensors"]
+
+
 def test_a_second_report_is_the_same_and_replaces_the_first(tmp_path):
     index = write_report(small(tmp_path))
     first = index.read_bytes()
     assert write_report([str(tmp_path)]).read_bytes() == first
-    assert len(list((tmp_path / "report" / "tensorboard").iterdir())) == 1
+    events = [path.parent.name for path in (tmp_path / "report" / "tensorboard").rglob("events.out.tfevents.*")]
+    assert sorted(events) == sorted({*events}) and len(events) == 2  # the figures, and the one variant
 
 
 def test_a_study_in_progress_says_so_on_top(tmp_path):
