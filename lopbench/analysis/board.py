@@ -1,8 +1,8 @@
 """A report in TensorBoard: `tensorboard --logdir=WORKDIR` shows its figures, and each variant's mean with its band.
 
-    report/tensorboard/             the figures, under Images
-    report/tensorboard/VARIANT/     the mean over all seeds of a variant, in however many runs they are, and the bounds
-                                    of its interval, named as in the runs' own means (loggers/tensorboard.py)
+report/tensorboard/             the figures, under Images
+report/tensorboard/VARIANT/     the mean over all seeds of a variant, in however many runs they are, and the bounds
+                                of its interval, named as in the runs' own means (loggers/tensorboard.py)
 """
 
 from __future__ import annotations
