@@ -47,12 +47,17 @@ def plan(asked: Asked, device: torch.device, threads: int | None, room: float | 
 
     threads: of each process, None: as many as it likes; room: bytes that a population may take, None: any number.
     """
+    import torch
+
     from lopbench import study
     from lopbench.experiment import Loader, build
     from lopbench.variants import Surroundings
 
     variants, _ = build(asked.request, Surroundings(device, Loader(asked.data_dir, device)))
-    return study.plan(study.Points(asked.request, variants), asked.workdir, asked.name, threads, room)
+    ledger = study.plan(study.Points(asked.request, variants), asked.workdir, asked.name, threads, room)
+    del variants
+    torch.cuda.empty_cache()  # which does nothing without a GPU: its memory is the populations'
+    return ledger
 
 
 def describe(asked: Asked, device: torch.device, room: float | None, processes: int) -> str:
