@@ -13,6 +13,7 @@ wrong or a population failed twice, 75 stopped by SIGTERM, SIGUSR1 or SIGUSR2 (s
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -117,7 +118,7 @@ def _report(study: Asked) -> None:
     from lopbench.analysis.report import write_report
 
     print(f"report:      {write_report([study.workdir])}")
-    print(f"TensorBoard: tensorboard --samples_per_plugin=scalars=0 --logdir={study.workdir}")
+    print(f"TensorBoard: tensorboard --samples_per_plugin=scalars=0 --logdir={shlex.quote(str(study.workdir))}")
 
 
 if __name__ == "__main__":

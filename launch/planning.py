@@ -68,11 +68,14 @@ def describe(asked: Asked, device: torch.device, room: float | None, processes: 
 
     variants, _ = build(asked.request, Surroundings(device, imitation(device)))
     points = study.Points(asked.request, variants)
-    groups = study.new_groups(points, study.begun_in(asked.workdir, points), room)
+    begun = study.begun_in(asked.workdir, points)
+    groups = study.new_groups(points, begun, room)
     count, new = len(points.digests), sum(len(g.replicas) for g in groups)
     head = [f"Study {asked.name} in {asked.workdir}: {count:,} points, {count - new:,} of them planned already."]
     if groups:
-        head.append(dry_run.describe(groups, [g.choice() for g in groups], processes))
+        first = len(begun.populations) if begun else 0
+        folders = [study.folder_of(first + number) for number in range(len(groups))]
+        head.append(dry_run.describe(groups, [g.choice() for g in groups], processes, folders))
     return "\n".join(head)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lopbench.ledger import POPULATION, Ledger, Planned
+from lopbench.loggers import manifest
 from lopbench.signals import REQUEUE
 
 LOG = "log.txt"
@@ -57,10 +58,16 @@ def was_stopped(status: int) -> bool:
     return status == REQUEUE or -status in STOPPING
 
 
-def last_line(log: Path) -> str:
-    """What a process said last."""
+def has_finished(folder: Path) -> bool:
+    """Whether a population's run has come to its end, with whatever result."""
+    return manifest.read(folder).get("status") == "finished"
+
+
+def last_line(log: Path, begin: int = 0) -> str:
+    """What a process said last, behind the first `begin` bytes of its log."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        text = log.read_bytes()[begin:].decode(errors="replace")
     except OSError:
         return ""
+    lines = text.strip().splitlines()
     return lines[-1] if lines else ""

@@ -53,7 +53,7 @@ def train(task: Task) -> None:
     child.wait_until_free(log.parent)
     for attempt in range(populations.TRIES):
         status = child.run(command, populations.environment(study), log)
-        if status == 0:
+        if status == 0 or populations.has_finished(log.parent):
             return
         if child.told or populations.was_stopped(status):
             requeue()

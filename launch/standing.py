@@ -80,7 +80,7 @@ class Standing:
 def _standing(folder: Path, said: Mapping[str, Any], reached: Reached | None, where: str = "") -> dict[str, Any]:
     """What else a line says. said: the run's run.json; where: the job that it is of."""
     owner = lock.holder(folder)
-    state = WITHOUT_A_PROCESS.get(str(said.get("status")), "waiting")
+    state = WITHOUT_A_PROCESS.get(str(said.get("status")), "stopped" if (folder / "run.json").exists() else "waiting")
     if state == "finished":
         where = ""
     elif owner is not None:  # though an earlier process may have said otherwise

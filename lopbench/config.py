@@ -344,8 +344,10 @@ class _Variant:
 def _with_full_keys(binding: Binding) -> Binding:
     """What binds axes, with every key written out in full."""
     with at(binding.place):
-        axes = [(complete(Binding(key, None, binding.place)).key, axis) for key, axis in sweep.checked(binding).items()]
-        keys = [key for key, _ in axes]
+        checked = sweep.checked(binding)
+    axes = [(complete(Binding(key, None, binding.place)).key, axis) for key, axis in checked.items()]
+    keys = [key for key, _ in axes]
+    with at(binding.place):
         for key in keys:
             require(keys.count(key) == 1, f"{binding.key} names {key} twice.")
             require("." in key and key not in PLANS, f"{binding.key} names {key}, which can't be swept.")

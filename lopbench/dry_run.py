@@ -34,11 +34,14 @@ class Measured:
     seconds: float
 
 
-def describe(groups: Sequence[Group], choices: Sequence[Choice], processes: int = 1) -> str:
+def describe(
+    groups: Sequence[Group], choices: Sequence[Choice], processes: int = 1, folders: Sequence[str] = ()
+) -> str:
     """Say what each population is, what memory it takes, and how long a few steps of it last, run eagerly.
 
     Of a population that loops over its replicas, or is large, only a part is made, and what it takes multiplied; of
-    several of equal structure and size the first is measured. `processes`: that train populations at the same time.
+    several of equal structure and size the first is measured. `processes`: that train populations at the same time;
+    `folders`: of each population, in a study.
     Raises `UserError` for one that does not fit into memory.
     """
     lines = ["Dry run, on generated data of the right shape; nothing is written."]
@@ -52,7 +55,8 @@ def describe(groups: Sequence[Group], choices: Sequence[Choice], processes: int 
         eager = measured.seconds
         most = max(most, measured.taken.of(population.replicas))
         seconds.append(eager * g.plan.steps)
-        lines += [f"\nPopulation {number} of {len(groups)}: {', '.join(g.names)}", *_parts(g, population)]
+        where = f" ({folders[number - 1]})" if folders else ""
+        lines += [f"\nPopulation {number} of {len(groups)}{where}: {', '.join(g.names)}", *_parts(g, population)]
         lines += [
             f"  executor    {choice.executor}, {_steps(choice)} a call ({choice.reason})",
             *_memory(population, measured.taken),

@@ -125,7 +125,7 @@ def execute(request: config.Request, setting: Setting) -> int:
     workdir, asked = files.workdir_at(setting.workdir), request.asked_text()
     require(
         not (workdir / "study.json").exists(),
-        f"{workdir} holds a study, whose populations are runs: python -m launch.local goes on with it. "
+        f"{workdir} holds a study, whose populations are runs: python -m lopbench.launch.local goes on with it. "
         "Choose another --workdir for a single run.",
     )
     with lock.hold(files.make_folder(workdir)) as held:
@@ -161,8 +161,8 @@ def execute(request: config.Request, setting: Setting) -> int:
             held.check()
             manifest.update(frozen_replicas=running.died, compile_seconds=running.compile_seconds)
             _report(workdir)
-            _require_survivors(groups, running.died)
             held.check()  # before it is told to have finished
+        _require_survivors(groups, running.died)
     return 0
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,11 @@ LEDGER, POPULATION = "study.json", "population.gin"
 
 @dataclass(frozen=True)
 class Member:
-    """A replica of a study. `point`: digest of its variant's settings and its seed; `values`: see sweep.Point."""
+    """A replica of a study.
+
+    point: digest of its variant's settings and its seed; "" of what is no study. values: what its variant has of the
+    swept bindings, and of the hyperparameters that differ between the variants; None: off.
+    """
 
     variant: str
     method: str
@@ -89,7 +94,17 @@ def read(workdir: str | Path) -> Ledger:
 
 
 def _planned(told: Mapping[str, Any]) -> Planned:
-    return Planned(told["folder"], told["steps"], tuple(Member(**member) for member in told["replicas"]))
+    planned = Planned(told["folder"], told["steps"], tuple(Member(**member) for member in told["replicas"]))
+    right = re.fullmatch(r"populations/\d+", planned.folder) and type(planned.steps) is int
+    if not right or not all(map(_is_right, planned.replicas)):
+        raise ValueError(f"a wrong value in {planned.folder}")
+    return planned
+
+
+def _is_right(member: Member) -> bool:
+    texts = (member.variant, member.method, member.point, *member.values)
+    scalars = all(value is None or isinstance(value, bool | int | float | str) for value in member.values.values())
+    return all(isinstance(text, str) for text in texts) and type(member.seed) is int and scalars
 
 
 def write(workdir: str | Path, ledger: Ledger) -> None:

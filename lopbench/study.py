@@ -3,13 +3,15 @@
 `plan` packs the points (a variant's settings and a seed) that a gin file asks for into populations, and notes them in
 the ledger (ledger.py) before anything is trained: so which replicas train side by side, and with that every bit, does
 not depend on how many processes work on them. A point that the ledger has is never planned again. A study grows by
-being planned anew from a gin file that asks for more; what is there must be a part of what is asked for.
+being planned anew from a gin file that asks for more; what is there must be a part of what is asked for, and goes by
+the names and values that tell its points from the new ones.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lopbench import files, ledger, lock
@@ -52,6 +54,11 @@ class Points:
         method = self.request.points[variant].method
         return Member(variant, method, seed, self.digests[variant, seed], self.known_by[variant])
 
+    def renewed(self, population: Planned) -> Planned:
+        """A population of the ledger, whose points are called and known by what tells them apart now."""
+        named = {digest: point for point, digest in self.digests.items()}
+        return replace(population, replicas=tuple(self.member(*named[one.point]) for one in population.replicas))
+
     def text(self, seeds: Mapping[str, Sequence[int]]) -> str:
         """The gin file of a population of these seeds of variants; its table has the columns of the whole study."""
         keys = dict.fromkeys(key for values in self.known_by.values() for key in values)
@@ -74,9 +81,9 @@ def plan(
     workdir = files.workdir_at(workdir)
     with lock.hold(files.make_folder(workdir)):
         begun = begun_in(workdir, points)
-        populations = list(begun.populations) if begun else []
+        populations = [points.renewed(population) for population in begun.populations] if begun else []
         for g in new_groups(points, begun, room):
-            folder = f"populations/{len(populations):03d}"
+            folder = folder_of(len(populations))
             seeds = {name: variant.seeds for name, variant in zip(g.names, g.variants, strict=True)}
             files.write_atomically(files.make_folder(workdir / folder) / POPULATION, points.text(seeds))
             members = tuple(points.member(replica.variant, replica.seed) for replica in g.replicas)
@@ -85,6 +92,11 @@ def plan(
         planned = Ledger(name, points.request.files, points.request.bindings, threads, tuple(populations))
         ledger.write(workdir, planned)
     return planned
+
+
+def folder_of(number: int) -> str:
+    """The folder of a study's population, in its workdir."""
+    return f"populations/{number:03d}"
 
 
 def begun_in(workdir: str | Path, points: Points) -> Ledger | None:

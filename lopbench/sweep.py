@@ -104,9 +104,13 @@ def checked(binding: Binding) -> Axes:
             _check_distribution(f"{name}[{key!r}]", values)
         elif not isinstance(key, str) or not isinstance(values, (list, tuple)) or not values:
             raise UserError(f"{name}[{key!r}] is {values!r}: it must be a list of values, as in {form}.")
-        elif len({repr(value) for value in values}) < len(values):
+        elif any(_same(value, other) for value, other in itertools.combinations(values, 2)):
             raise UserError(f"{name}[{key!r}] is {values!r}: it names a value twice.")
     return axes
+
+
+def _same(value: Any, other: Any) -> bool:
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
 def label(values: Mapping[str, Any]) -> str:

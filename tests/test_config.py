@@ -882,7 +882,7 @@ def test_what_a_grid_amounted_to_is_saved_as_variants(write: Write, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sweep.grid = {'Descent.learning_rate': [1, 1.0]}", "two variants named 'learning_rate=1'"),
+        ("sweep.grid = {'Descent.learning_rate': [1, 1.0]}", "[1, 1.0]: it names a value twice"),
         ("sweep.grid = {'run.seeds': [None, 'None']}", "sweep.grid makes two variants named 'seeds=None'"),
         (
             "sweep.grid = {'Descent.learning_rate': [1], 'optimizers.Descent.learning_rate': [2]}",

@@ -31,6 +31,22 @@ sweep.grid = {'strategies.L2.l2_weight': [0.1, 0.2]}
 """
 
 
+#: a ledger with values that are right, and ones that are not
+WRONG = (
+    '{"format": "lopbench study", "layout": 1, "name": "a", "files": [], "bindings": [], "threads": 1, "populations": '
+    '[{"folder": "populations/000", "steps": 1, "replicas": '
+    '[{"variant": "v", "method": "m", "seed": 0, "point": "p", "values": {"k": 1}}]}]}'
+)
+WRONGS = {
+    "populations/000": "../elsewhere",
+    '"steps": 1': '"steps": "x"',
+    '"seed": 0': '"seed": "q"',
+    '"variant": "v"': '"variant": 3',
+    '{"k": 1}': '{"k": [1]}',
+    '"replicas": [': '"replicas": [{"variant": "v"}, ',
+}
+
+
 @pytest.fixture(autouse=True)
 def no_bindings() -> Iterator[None]:
     gin.clear_config()
@@ -40,6 +56,7 @@ def no_bindings() -> Iterator[None]:
 
 def plan(folder: Path, *bindings: str, room: float | None = None) -> Ledger:
     """The study of `BASE` with further lines, in `folder`/study, planned, or planned anew."""
+    folder.mkdir(exist_ok=True)
     (folder / "mine.gin").write_text("\n".join([BASE, *bindings]))
     request = config.read([str(folder / "mine.gin")])
     variants, _ = build(request, Surroundings(CPU, imitation(CPU)))
@@ -112,6 +129,21 @@ def test_another_method_is_an_extension(tmp_path: Path) -> None:
         "run.variants = {'plain': [], 'l2': ['run.strategies = [@strategies.L2]'], 'fast': ['SGD.learning_rate = 1.0']}"
     )
     assert packed(plan(tmp_path, more))[2:] == [[("fast", 0), ("fast", 1)]]
+
+
+def test_a_new_axis_gives_the_points_that_are_there_its_names_and_values(tmp_path: Path) -> None:
+    width = "architectures.MLP.width = 5"
+    before = plan(tmp_path, width)
+    more = "sweep.grid = {'strategies.L2.l2_weight': [0.1, 0.2], 'architectures.MLP.width': [5, 6]}"
+    grown = plan(tmp_path, width, more, "run.seeds = 3")
+    for then, now in zip(before.populations, grown.populations, strict=False):
+        assert [member.point for member in then.replicas] == [member.point for member in now.replicas]
+    at_once = plan(tmp_path / "other", width, more, "run.seeds = 3")
+    everyone = [
+        {repr(one) for population in whole.populations for one in population.replicas} for whole in (grown, at_once)
+    ]
+    assert everyone[0] == everyone[1]
+    assert grown.populations[0].replicas[0].variant == "plain width=5"
 
 
 def test_bindings_that_change_no_number_may_change(tmp_path: Path) -> None:
@@ -187,6 +219,7 @@ def test_a_folder_of_a_study_is_no_place_for_a_single_run(tmp_path: Path) -> Non
         ('{"format": "other"}', "study.json is not a study of lopbench"),
         ('{"format": "lopbench study", "layout": 9}', "study.json has layout 9; this version of lopbench reads 1"),
         ('{"format": "lopbench study", "layout": 1, "populations": [{}]}', "study.json is damaged"),
+        *((WRONG.replace(right, wrong), "study.json is damaged") for right, wrong in WRONGS.items()),
     ],
 )
 def test_a_damaged_ledger_is_named(tmp_path: Path, damage: str, message: str) -> None:

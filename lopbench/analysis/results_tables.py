@@ -88,7 +88,11 @@ def best_table(found: pd.DataFrame, tag: str) -> Table:
         strict=True,
     )
     caption = f"Each method at its best: {label(tag)}, {tasks_in_words(found)}"
-    return Table("best", caption, found, headers, list(cells), texts=2)
+    numbers = found.assign(chosen_on=[" ".join(map(str, seeds)) for seeds in found["chosen_on"]])
+    keys = dict.fromkeys(key for values in found["values"] for key in values)
+    swept = {key: [values.get(key) for values in found["values"]] for key in keys}
+    numbers = numbers.drop(columns="values").assign(**swept)
+    return Table("best", caption, numbers, headers, list(cells), texts=2)
 
 
 def predictors_table(found: pd.DataFrame, tag: str) -> Table:

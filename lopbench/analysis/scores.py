@@ -95,6 +95,11 @@ def judged(scores: pd.DataFrame, tag: str) -> pd.Series:
     return signed.fillna(signed.min())
 
 
+def ranking(scores: pd.DataFrame, tag: str) -> dict[str, float]:
+    """Of each variant the mean of what `judged` gives: higher is better."""
+    return judged(scores, tag).groupby(scores["variant"]).mean().to_dict()
+
+
 def counted(values: np.ndarray) -> dict[str, int]:
     """How many scores there are, and of how many replicas that diverged."""
     finite = int(np.isfinite(values).sum())

@@ -39,8 +39,10 @@ def learning(subject: Subject, asked: Asked, output: Output) -> Section:
     found = scores.summary(subject.study, asked.tag)
     table = made.scores_table(found, asked.tag)
     note = "Diverged: replicas that turned non-finite, and have no score."
-    parts = [page.paragraph(_answer(found, asked.tag), "lead"), curve(subject, asked, output, asked.tag, "curves")]
-    return Section("learning", "How learning goes", [*parts, output.table(table, note)])
+    ranking = scores.ranking(scores.final(subject.study, asked.tag), asked.tag)
+    lead = page.paragraph(_answer(found, ranking, asked.tag), "lead")
+    figure = curve(subject, asked, output, asked.tag, "curves")
+    return Section("learning", "How learning goes", [lead, figure, output.table(table, note)])
 
 
 def plasticity(subject: Subject, asked: Asked, output: Output) -> Section | None:
@@ -136,13 +138,15 @@ def further(subject: Subject, asked: Asked, output: Output) -> Section | None:
     return Section("more", "More curves", [curve(subject, asked, output, tag, name) for tag, name in names.items()])
 
 
-def _answer(found: pd.DataFrame, tag: str) -> str:
-    """Which variant ends best, and which worst, in a sentence."""
-    judged = found[np.isfinite(found["mean"])].sort_values("mean", ascending=better(tag) == "lower", kind="stable")
-    if judged.empty:
+def _answer(found: pd.DataFrame, ranking: dict[str, float], tag: str) -> str:
+    """Which variant ends best, and which worst, in a sentence; `ranking`: see `scores.ranking`."""
+    finite = found[np.isfinite(found["mean"])]
+    if finite.empty:
         return "No variant has a finite score."
+    judged = finite.loc[finite["variant"].map(ranking).sort_values(ascending=False, kind="stable").index]
     scored = with_interval(judged, "mean", "mean_low", "mean_high")
-    ranked = [f"{variant} with {text}" for variant, text in zip(judged["variant"], scored, strict=True)]
+    lost = [f" ({count} diverged)" if count else "" for count in judged["diverged"]]
+    ranked = [f"{variant} with {text}{of}" for variant, text, of in zip(judged["variant"], scored, lost, strict=True)]
     told = f"Final score: {label(tag)}, {made.tasks_in_words(found)}; {better(tag)} is better. "
     return told + (f"Best is {ranked[0]}; worst is {ranked[-1]}." if len(ranked) > 1 else f"It is that of {ranked[0]}.")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lopbench.analysis.intervals import interval
-from lopbench.analysis.scores import counted, final, judged, with_bounds
+from lopbench.analysis.scores import counted, final, judged, ranking, with_bounds
 from lopbench.errors import require
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def sensitivity(study: Study, tag: str, last: int | None = None) -> pd.DataFrame
     import pandas as pd
 
     scores = final(study, tag, last)
-    ranking = judged(scores, tag).groupby(scores["variant"]).mean().to_dict()
+    ranks = ranking(scores, tag)
     lines = []
     for method in study.methods:
         points = _points(study, method)
@@ -39,7 +39,7 @@ def sensitivity(study: Study, tag: str, last: int | None = None) -> pd.DataFrame
             for variant, values in points.items():
                 by_value.setdefault(values[key], []).append(variant)
             for value in sorted(by_value, key=_order) if len(by_value) > 1 else ():
-                chosen = _first_best(by_value[value], ranking)
+                chosen = _first_best(by_value[value], ranks)
                 own = scores.loc[scores["variant"] == chosen, "score"].to_numpy()
                 others = {name: value for name, value in points[chosen].items() if name != key}
                 low_high = dict(zip(("center", "low", "high"), interval(own), strict=True))

@@ -97,7 +97,8 @@ def test_names_from_results_are_text(page):
 
 def test_a_newcomer_is_told_what_was_run_what_came_of_it_and_how_numbers_are_defined(page):
     assert "2 methods, 4 variants, 3 seeds each, 4 tasks, 400 updates; finished." in page.text
-    assert f"Best is {EVIL} reinit_factor=0.5 with 0.8" in page.text
+    # a larger factor keeps more, but one of its three seeds diverged: as bad as the worst
+    assert f"Best is {EVIL} reinit_factor=0.1 with 0.79" in page.text
     assert "worst is base with 0." in page.text
     assert "0.01, 0.1, 0.5" in page.text  # what was swept
     assert "95% percentile bootstrap" in page.text

@@ -151,7 +151,7 @@ def test_a_signal_stops_every_population_where_it_goes_on(tmp_path: Path, number
 
 
 def test_what_fails_is_tried_once_more_and_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
-    """A method whose module can't be used in a process other than the first: it breaks its own population only."""
+    """A method that breaks when it trains breaks its own population only."""
     (tmp_path / "fragile.py").write_text(
         "import sys\n"
         "import lopbench\n"
@@ -164,24 +164,32 @@ def test_what_fails_is_tried_once_more_and_reported_and_the_rest_goes_on(tmp_pat
         "    def after_update(self, learner):\n"
         "        raise ArithmeticError('it broke')\n"
     )
-    text = f"import fragile\n{STUDY}run.variants = {{'bad': ['run.strategies = [@strategies.Fragile]'], 'plain': []}}\n"
+    methods = (
+        "{'bad': ['run.strategies = [@strategies.Fragile]'], 'plain': [], "
+        "'wild': ['optimizers.SGD.learning_rate = 1e9', 'architectures.MLP.width = 6']}"
+    )
+    text = f"import fragile\n{STUDY}run.variants = {methods}\n"
     text = text.replace("sweep.grid = {'strategies.L2.l2_weight': [0.1, 0.2]}\n", "")
     status, out, err = launch(tmp_path, text, "--processes=1")
     assert status == 1
-    assert "1 of 2 populations failed twice (see above)." in err
+    assert "1 of 3 populations failed twice (see above)." in err
     assert out.count("it broke") >= 2 and "It is tried once more." in out and "It is left out" in out
     assert status_of(tmp_path / "study/populations/000") == "failed"
     assert status_of(tmp_path / "study/populations/001") == "finished"
-    assert (tmp_path / "study/report/index.html").exists()
+    wild = tmp_path / "study/populations/002"  # of which every replica diverged: that is a result, and no failure
+    assert status_of(wild) == "finished" and (wild / "log.txt").read_text().count("compiling") <= 1
+    assert "002 failed" not in out and (wild / "log.txt").read_text().count("wild: 200 steps") == 1
+    assert "diverged" in (tmp_path / "study/report/index.html").read_text()
 
 
 def test_a_population_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
     """Two launchers share a study: each population is trained once, and both end when all has finished."""
-    begun = begin(tmp_path, STUDY, "--processes=1")
-    wait_for(lambda: (tmp_path / "study/populations/000/run.json").exists(), begun)
-    status, _, err = launch(tmp_path, STUDY, "--processes=1")
-    _, first_err = begun.communicate(timeout=120)
+    begun = begin(tmp_path, STUDY, "--processes=2")
+    wait_for(lambda: (tmp_path / "study/study.json").exists(), begun)
+    status, out, err = launch(tmp_path, STUDY, "--processes=2")
+    first, first_err = begun.communicate(timeout=120)
     assert (status, begun.returncode) == (0, 0), (err, first_err)
+    assert "failed" not in out + first
     for name in ("000", "001"):
         log = (tmp_path / "study/populations" / name / "log.txt").read_text()
         assert log.count("replicas, eager") + log.count("replica, eager") == 1, log
