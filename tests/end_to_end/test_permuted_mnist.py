@@ -18,6 +18,7 @@ needs_mnist = pytest.mark.skipif(
 
 
 @needs_mnist
+@pytest.mark.study
 def test_sgd_and_swr_reach_the_published_accuracies(tmp_path):
     """Ten tasks of the 100-unit network, six seeds: mean online accuracy of each task.
 
