@@ -27,7 +27,9 @@ from lopbench.flags import DEVICE, DRY_RUN
 from .planning import Asked, asked, counted, describe, plan
 
 if TYPE_CHECKING:
-    from lopbench.ledger import Ledger
+    from subprocess import Popen
+
+    from lopbench.ledger import Ledger, Planned
 
 flags.adopt_module_key_flags(sys.modules["lopbench.flags"])  # for --help
 PROCESSES = flags.DEFINE_integer(
@@ -103,7 +105,7 @@ def _train(study: Asked, ledger: Ledger, devices: Sequence[str]) -> int:
 
     board, standing, environment = Board(), Standing(study.workdir), populations.environment(ledger)
 
-    def start(planned, device):  # type: ignore[no-untyped-def]
+    def start(planned: Planned, device: str) -> Popen[bytes]:
         command = populations.command(study.workdir, planned, study.data_dir, device, study.search_paths)
         return populations.start(command, environment, study.workdir / planned.folder / populations.LOG)
 

@@ -45,7 +45,8 @@ def asked(argv: Sequence[str]) -> Asked:
 def plan(asked: Asked, device: torch.device, threads: int | None, room: float | None) -> Ledger:
     """The study's ledger, which is written, with what is new in it. Loads every data set, so that it is there.
 
-    threads: of each process, None: as many as it likes; room: bytes that a population may take, None: any number.
+    threads: of each process, if the study is new; None: as many as it likes. room: bytes that a population may take;
+    None: any number.
     """
     import torch
 

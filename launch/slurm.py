@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     if DRY_RUN.value:
         print(describe(study, device, room, MAX_PARALLEL.value))
         return 0
-    ledger = plan(study, device, _threads(study), room)
+    ledger = plan(study, device, None if GPUS.value else CPUS.value, room)
     print(f"{study.workdir}: {counted(ledger)}")
     parameters["job_name"] = f"lopbench-{study.name}"
     return _run(study, ledger, parameters)
@@ -82,15 +82,6 @@ def _room() -> float | None:
 
     memory = None if GPUS.value or MEM.value is None else memory_bytes(MEM.value)
     return USABLE * memory if memory else None  # to sbatch 0 is the whole node's
-
-
-def _threads(study: Asked) -> int | None:
-    """Threads of each run: those that the study has begun with, for they decide how sums are rounded."""
-    from lopbench.ledger import is_study, read
-
-    if is_study(study.workdir):
-        return read(study.workdir).threads
-    return None if GPUS.value else CPUS.value
 
 
 def _run(study: Asked, ledger: Ledger, parameters: dict[str, Any]) -> int:

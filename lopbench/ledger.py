@@ -54,10 +54,6 @@ class Planned:
     steps: int
     replicas: tuple[Member, ...]
 
-    @property
-    def variants(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(member.variant for member in self.replicas))
-
 
 @dataclass(frozen=True)
 class Ledger:

@@ -43,8 +43,9 @@ class Points:
             settings = "\n".join([request.points[name].method, *sorted(render(counts))])
             for seed in variant.seeds:
                 self.digests[name, seed] = hashlib.sha256(f"{settings}\n{seed}".encode()).hexdigest()[:16]
+        self._named = {digest: point for point, digest in self.digests.items()}
         require(
-            len(set(self.digests.values())) == len(self.digests),
+            len(self._named) == len(self.digests),
             "Two of the variants are the same points, of one method, with equal settings and a seed: a study can't "
             "sweep run.seeds.",
         )
@@ -56,8 +57,7 @@ class Points:
 
     def renewed(self, population: Planned) -> Planned:
         """A population of the ledger, whose points are called and known by what tells them apart now."""
-        named = {digest: point for point, digest in self.digests.items()}
-        return replace(population, replicas=tuple(self.member(*named[one.point]) for one in population.replicas))
+        return replace(population, replicas=tuple(self.member(*self._named[one.point]) for one in population.replicas))
 
     def text(self, seeds: Mapping[str, Sequence[int]]) -> str:
         """The gin file of a population of these seeds of variants; its table has the columns of the whole study."""

@@ -104,13 +104,14 @@ def checked(binding: Binding) -> Axes:
             _check_distribution(f"{name}[{key!r}]", values)
         elif not isinstance(key, str) or not isinstance(values, (list, tuple)) or not values:
             raise UserError(f"{name}[{key!r}] is {values!r}: it must be a list of values, as in {form}.")
-        elif any(_same(value, other) for value, other in itertools.combinations(values, 2)):
+        elif len(set(map(_identity, values))) < len(values):
             raise UserError(f"{name}[{key!r}] is {values!r}: it names a value twice.")
     return axes
 
 
-def _same(value: Any, other: Any) -> bool:
-    return value == other and isinstance(value, bool) == isinstance(other, bool)
+def _identity(value: Any) -> Any:
+    """What is equal for values that are the same: 1 and 1.0 are, 1 and True are not."""
+    return value if is_number(value) else repr(value)
 
 
 def label(values: Mapping[str, Any]) -> str:

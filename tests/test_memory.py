@@ -25,7 +25,15 @@ from lopbench.executors import Looped
 from lopbench.memory import LiveBytes, StepBytes, data_bytes, guessed_bytes, step_bytes
 from lopbench.population import Population, map_tree
 from lopbench.protocols import Problem, Strategy
-from lopbench.shortage import checked_bytes, naming_shortage, naming_shortage_of_data, require_room
+from lopbench.shortage import (
+    USABLE,
+    checked_bytes,
+    most_in,
+    naming_shortage,
+    naming_shortage_of_data,
+    require_room,
+    share_bytes,
+)
 from lopbench.strategies import SelectiveWeightReinit
 from lopbench.streams import Generated, PermutedInputs
 from lopbench.training import Plan, train
@@ -156,6 +164,19 @@ def test_as_many_fit_as_leave_the_limit_unbroken() -> None:
     taken = StepBytes(fixed=100, replica=10)
     assert [taken.fits(limit) for limit in (90, 109, 110, 199, 200)] == [0, 0, 1, 9, 10]
     assert taken.of(taken.fits(173)) <= 173 < taken.of(taken.fits(173) + 1)
+
+
+def test_a_population_is_packed_to_a_limit_whatever_is_free() -> None:
+    population, taken = wide(8), step_bytes(wide(8), choice())
+    assert [most_in(taken.of(count) * 1.001, population, choice()) for count in (2, 5, 8)] == [2, 5, 8]
+    assert most_in(1e12, population, choice()) == 8  # from a guess, and no more than there are
+    assert most_in(1, population, choice()) == 1
+
+
+def test_the_share_of_a_process_is_that_of_its_threads() -> None:
+    cores, memory = os.cpu_count() or 1, psutil.virtual_memory().total
+    assert share_bytes(CPU, 1) == pytest.approx(USABLE * memory / cores)
+    assert share_bytes(CPU, None) == share_bytes(CPU, 2 * cores) == pytest.approx(USABLE * memory)
 
 
 def fail(error: Exception) -> None:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lopbench import files
+from lopbench.analysis.cells import averaged
+from lopbench.analysis.curves import MOST_POINTS
 from lopbench.analysis.intervals import bootstrap_interval
 from lopbench.analysis.lines import Curve, Words, counted, line_figure
 from lopbench.analysis.results import load, points
 from lopbench.analysis.style import encoded
+from lopbench.analysis.tags import label
 from lopbench.errors import UserError
 from lopbench.loggers.records import describe, distinguishing
 from lopbench.registry import nearest
@@ -29,13 +32,6 @@ STANDARD = {
     "plasticity": ("task/online_accuracy", "task/online_loss"),
     "test_accuracy": ("task/best_accuracy.test", "evaluation/accuracy.test"),
 }
-#: what a tag is called, and which values of it are drawn, where its name does not say it well
-LABELS = {
-    "task/best_accuracy.test": ("test accuracy", ", best epoch of each task"),
-    "task/selected_accuracy.test": ("test accuracy", ", epoch of best validation accuracy"),
-    "evaluation/accuracy.test": ("test accuracy", ""),
-}
-MOST_POINTS = 100  # tasks are averaged in bins beyond
 
 
 def standard_figures(workdir: str | Path) -> list[Path]:
@@ -77,8 +73,8 @@ def curves(rows: pd.DataFrame, most_points: int = MOST_POINTS) -> tuple[list[Cur
         tasks, values = _binned(np.searchsorted(members, replica), task, value, width)
         mean, lower, upper = bootstrap_interval(values)
         lost = len(set(replica[~np.isfinite(value)]))
-        label = ", ".join(part for part in (point[0], describe(point, names)) if part)
-        found.append(Curve(label, tasks, mean, lower, upper, len(members), lost))
+        name = ", ".join(part for part in (point[0], describe(point, names)) if part)
+        found.append(Curve(name, tasks, mean, lower, upper, len(members), lost))
     return found, width
 
 
@@ -88,12 +84,9 @@ def _binned(replica: np.ndarray, task: np.ndarray, value: np.ndarray, width: int
     NaN where a replica has no value in a bin, or one that isn't finite: then it is not part of that bin.
     """
     present, bin_ = np.unique(task // width, return_inverse=True)
-    shape = (replica.max() + 1, len(present))
-    cell = replica * shape[1] + bin_
-    with np.errstate(invalid="ignore"):
-        means = np.bincount(cell, value, np.prod(shape)) / np.bincount(cell, minlength=np.prod(shape))
+    means, _ = averaged(replica, bin_, value, (replica.max() + 1, len(present)))
     middles = (present * width + np.minimum((present + 1) * width - 1, task.max())) / 2
-    return middles, means.reshape(shape)
+    return middles, means
 
 
 def _records(workdir: str | Path, tag: str | None) -> tuple[pd.DataFrame, str]:
@@ -108,9 +101,8 @@ def _records(workdir: str | Path, tag: str | None) -> tuple[pd.DataFrame, str]:
 
 def _draw(found: Sequence[Curve], tag: str, width: int) -> bytes:
     """The PNG's bytes."""
-    plain = tag.partition("/")[2].replace("_", " ") or tag
-    name, which = LABELS.get(tag, (plain, ", mean over each task" if tag.startswith("task/") else ""))
+    name = label(tag)
     below = counted(found)
     below[0] += HINTS.get(tag, "")
     along = "task" if width == 1 else f"task (each point is the mean of {width} tasks)"
-    return encoded(line_figure(found, Words(f"{name} from task to task", along, name + which, below)), "png")
+    return encoded(line_figure(found, Words(f"{name.partition(',')[0]} from task to task", along, name, below)), "png")

@@ -42,6 +42,25 @@ def parts(workdir) -> list[str]:
     return sorted(os.listdir(workdir / "metrics"))
 
 
+def test_a_column_holds_texts_if_some_of_its_values_are_no_numbers(tmp_path):
+    """And a run that goes on finds the same columns again."""
+    activation, width, norm = "architectures.MLP.activation", "architectures.MLP.width", "architectures.MLP.layer_norm"
+    replicas = [
+        Replica(0, "a", 0, {activation: "relu", width: 5, norm: None}),
+        Replica(1, "b", 0, {activation: "tanh", width: 6.5, norm: True}),
+        Replica(2, "c", 0),
+    ]
+    table = Table(tmp_path, replicas, clock=stopped)
+    table.write(replicas, [Record(1, 0, "online/loss", np.zeros(3))])
+    table.close()
+    Table(tmp_path, replicas, position=table.position, clock=stopped).close()
+    rows = pq.read_table(tmp_path / "metrics").to_pydict()
+    assert rows[activation] == ["relu", "tanh", None]
+    assert rows[norm] == [None, "True", None]
+    assert rows[width] == [5.0, 6.5, None]
+    assert load(tmp_path)[activation].isna().tolist() == [False, False, True]
+
+
 def test_pandas_reads_one_long_table(tmp_path):
     table = Table(tmp_path, REPLICAS, clock=stopped)
     table.write(REPLICAS[:2], [Record(1, 0, "online/loss", np.array([1.0, np.nan]))])
